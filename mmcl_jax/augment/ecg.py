@@ -1,0 +1,148 @@
+"""ECG augmentation (Section IV-C.2): random crop, Fourier-transform surrogate, noise, amplitude rescaling.
+
+One recording and one key in, no batch dimension; `views.py` maps it over the batch on the device.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+# The relative noise is damped: x + 0.6 * x * N(0, sigma). With sigma 0.25 that is 15 % of each sample.
+_RELATIVE_NOISE_GAIN = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class EcgAugmentation:
+    """Crop, then surrogate, noise and rescaling, in this order.
+
+    A recording that is not augmented (see `probability`) is still cropped at random.
+
+    Attributes:
+        length: samples of the window that the encoder sees (2500 = 5 s at 500 Hz).
+        surrogate_probability: rate of the Fourier-transform surrogate.
+        surrogate_magnitude: phase noise in turns, 0 to 1; each phase is at most 2 pi times this.
+        noise_sigma: standard deviation of the noise, relative to each sample or additive.
+        noise: 'relative' (x + 0.6 x n) or 'additive' (x + n), with n ~ N(0, noise_sigma).
+        rescale_sigma: the amplitude factor of a recording is drawn from N(1, rescale_sigma).
+        probability: rate at which a recording is augmented at all (0.95 in the contrastive stage).
+    """
+
+    length: int = 2500
+    surrogate_probability: float = 0.5
+    surrogate_magnitude: float = 0.1
+    noise_sigma: float = 0.25
+    noise: Literal["relative", "additive"] = "relative"
+    rescale_sigma: float = 0.5
+    probability: float = 1.0
+
+    def __post_init__(self):
+        if self.length < 1:
+            raise ValueError(
+                f"ECG augmentation: length must be at least 1 sample, got {self.length}"
+            )
+        if self.noise not in ("relative", "additive"):
+            raise ValueError(
+                f"ECG augmentation: noise must be 'relative' or 'additive', got {self.noise!r}"
+            )
+        for name in ("surrogate_probability", "surrogate_magnitude", "probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"ECG augmentation: {name} must lie in [0, 1], got {getattr(self, name)}"
+                )
+        for name in ("noise_sigma", "rescale_sigma"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"ECG augmentation: {name} must not be negative, got {getattr(self, name)}"
+                )
+
+    def __call__(self, key: Key[Array, ""], ecg: Float[Array, "L T"]) -> Float[Array, "L length"]:
+        """A random window, augmented with rate `probability`."""
+        crop_key, gate_key, surrogate_key, phase_key, noise_key, rescale_key = jax.random.split(
+            key, 6
+        )
+        window = random_crop(crop_key, ecg, self.length)
+
+        phases = random_phases(phase_key, self.length, self.surrogate_magnitude)
+        surrogate = jax.random.bernoulli(surrogate_key, self.surrogate_probability)
+        augmented = jnp.where(surrogate, ft_surrogate(window, phases), window)
+        augmented = noise(noise_key, augmented, self.noise_sigma, relative=self.noise == "relative")
+        augmented = rescale(rescale_key, augmented, self.rescale_sigma)
+
+        return jnp.where(jax.random.bernoulli(gate_key, self.probability), augmented, window)
+
+    def clean(
+        self, ecg: Float[Array, "L T"], start: int | Int[Array, ""] = 0
+    ) -> Float[Array, "L length"]:
+        """The window that begins at sample `start`, unchanged.
+
+        Raises:
+            ValueError: the window does not fit the recording. A traced `start` cannot be checked.
+        """
+        _check_length(ecg, self.length)
+        last = ecg.shape[-1] - self.length
+        if isinstance(start, int) and not 0 <= start <= last:
+            raise ValueError(
+                f"ECG window of {self.length} samples cannot start at sample {start} of a recording"
+                f" of {ecg.shape[-1]}: expected a start between 0 and {last}"
+            )
+        return jax.lax.dynamic_slice_in_dim(ecg, start, self.length, axis=-1)
+
+
+def random_crop(
+    key: Key[Array, ""], ecg: Float[Array, "L T"], length: int
+) -> Float[Array, "L length"]:
+    """A window of `length` samples that starts at any of 0 ... T - length - 1.
+
+    The last possible window is never drawn, as in the authors' code. Nothing is drawn if T = length.
+
+    Raises:
+        ValueError: the recording is shorter than the window.
+    """
+    _check_length(ecg, length)
+    start = jax.random.randint(key, (), 0, max(ecg.shape[-1] - length, 1))
+    return jax.lax.dynamic_slice_in_dim(ecg, start, length, axis=-1)
+
+
+def ft_surrogate(ecg: Float[Array, "L T"], phases: Float[Array, " bins"]) -> Float[Array, "L T"]:
+    """Rotate the Fourier coefficients of every lead by the same phases (surrogate of Schreiber & Schmitz).
+
+    Args:
+        ecg: a recording; any unit.
+        phases: radians, one per positive frequency: (T - 1) // 2 of them. The mean and, for even T,
+            the highest frequency have real coefficients and stay as they are.
+    """
+    samples = ecg.shape[-1]
+    bins = samples // 2 + 1
+    phases = jnp.pad(phases, (1, bins - 1 - phases.shape[0]))
+    rotation = jax.lax.complex(jnp.cos(phases), jnp.sin(phases))
+    return jnp.fft.irfft(jnp.fft.rfft(ecg) * rotation[None, :], n=samples)
+
+
+def random_phases(key: Key[Array, ""], samples: int, magnitude: float) -> Float[Array, " bins"]:
+    """Phases of a surrogate in radians: uniform in [0, 2 pi magnitude), hence never negative."""
+    return jax.random.uniform(key, ((samples - 1) // 2,)) * (2 * math.pi * magnitude)
+
+
+def noise(
+    key: Key[Array, ""], ecg: Float[Array, "L T"], sigma: float, *, relative: bool = True
+) -> Float[Array, "L T"]:
+    """Gaussian noise on every sample: x + 0.6 x n if `relative`, otherwise x + n, n ~ N(0, sigma)."""
+    drawn = sigma * jax.random.normal(key, ecg.shape)
+    return ecg + (_RELATIVE_NOISE_GAIN * ecg * drawn if relative else drawn)
+
+
+def rescale(key: Key[Array, ""], ecg: Float[Array, "L T"], sigma: float) -> Float[Array, "L T"]:
+    """One amplitude factor from N(1, sigma) for the whole recording; it may be negative."""
+    return ecg * (1 + sigma * jax.random.normal(key))
+
+
+def _check_length(ecg: Float[Array, "L T"], length: int) -> None:
+    if ecg.shape[-1] < length:
+        raise ValueError(
+            f"ECG of {ecg.shape[-1]} samples is shorter than the window of {length}:"
+            " lower `length` or prepare longer recordings"
+        )

@@ -1,0 +1,283 @@
+"""From a cohort to batches: which records, in which order, read ahead by grain.
+
+Order and content of the training batches are a function of (seed, epoch) alone. So the iterator
+that starts at step k gives what an uninterrupted one gives from its k-th batch on, whatever the
+number of threads, worker processes or machines.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Float, Int
+
+from mmcl_jax.data.cohort import Cohort
+from mmcl_jax.data.order import EpochOrder, full_batches
+from mmcl_jax.data.records import CMR_SHAPE, ECG_SHAPE, RecordSource
+
+FIELDS = ("ecg", "cmr")
+# Batches in flight per process. One of 256 pairs takes about 95 MB.
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+
+
+def select(
+    cohort: Cohort,
+    split: str,
+    *,
+    fields: Sequence[str] = ("ecg",),
+    target: str | Sequence[str] | None = None,
+    balanced: bool = False,
+    fraction: float = 1.0,
+    seed: int = 0,
+) -> Int[np.ndarray, "n"]:
+    """Rows of a split's table to train or evaluate on, in ascending order.
+
+    Args:
+        cohort: an opened cohort.
+        split: 'train', 'val' or 'test'.
+        fields: modalities that every row must have.
+        target: label, labels or group; a row must know at least one of them.
+        balanced: of the more frequent class, keep a random subset as large as the rarer class
+            (the target is one binary label). It is drawn once: the same in every epoch.
+        fraction: share of the rows to keep, in (0, 1], of positives and negatives alike where the
+            target is one binary label. The subsets of one seed are nested: 1 % lies within 10 %.
+        seed: of both random choices.
+
+    Raises:
+        ValueError: no row is left, or an argument does not fit the cohort.
+    """
+    _check_fields(fields)
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction is {fraction}, expected more than 0 and at most 1")
+    table = cohort.table(split)
+    keep = np.ones(cohort.splits[split], bool)
+    for field in fields:
+        keep &= table[f"has_{field}"]
+    targets = cohort.target(target) if target is not None else ()
+    values = table["labels"][:, [cohort.labels.index(label) for label in targets]]
+    if targets:
+        keep &= ~np.isnan(values).all(axis=1)
+    rows = np.flatnonzero(keep)
+    if not len(rows):
+        wanted = " and ".join([*fields, *([f"a known label of {target}"] if targets else [])])
+        raise ValueError(
+            f"{cohort.path}: none of the {cohort.splits[split]:,} records of split {split!r} has "
+            f"{wanted}; choose another split or cohort"
+        )
+
+    binary = len(targets) == 1 and targets[0].kind == "binary"
+    if balanced and not binary:
+        raise ValueError(f"balanced=True needs one binary label as target, found target={target!r}")
+    classes = [rows]
+    if binary:
+        positive = values[rows, 0] == 1
+        classes = [rows[positive], rows[~positive]]
+    # One generator per class: the size of one class does not change the choice in the other.
+    classes = [
+        np.random.default_rng((seed, number)).permutation(members)
+        for number, members in enumerate(classes)
+    ]
+    if balanced:
+        size = min(len(members) for members in classes)
+        if size == 0:
+            raise ValueError(
+                f"{cohort.path}: split {split!r} has records of one class of {target} only, "
+                "so there is no balanced set"
+            )
+        classes = [members[:size] for members in classes]
+    if fraction < 1:
+        classes = [members[: max(1, round(fraction * len(members)))] for members in classes]
+    return np.sort(np.concatenate(classes))
+
+
+def train_batches(
+    cohort: Cohort,
+    split: str,
+    rows: Int[np.ndarray, "n"],
+    *,
+    fields: Sequence[str],
+    labels: str | Sequence[str] = (),
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    statistics: Mapping[str, tuple[float, float]] | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches without end (see `mmcl_jax/__init__.py` for the fields of a batch).
+
+    No person is twice in a batch: a contrastive loss would take the two for strangers. What does
+    not fill a batch is left out of the epoch, other records in every epoch.
+
+    Args:
+        cohort, split: where the records are.
+        rows: result of `select`.
+        fields: modalities to read; 'cmr' brings 'cmr_box'.
+        labels: label names or a group, the columns of 'labels'; () for none.
+        batch_size: over all processes.
+        seed: of the order.
+        start_step: number of batches to skip.
+        process_index, process_count: this process gets its contiguous part of every batch.
+        workers: processes that read and decode; 0: threads of this process.
+        statistics: mean and standard deviation of regression labels; None: the cohort's own.
+
+    Returns:
+        A grain iterator; its `close()` ends the worker processes.
+
+    Raises:
+        ValueError: an argument does not fit the cohort or the selection.
+    """
+    order = EpochOrder(
+        _check_rows(cohort, split, rows, fields),
+        cohort.table(split)["subject"],
+        batch_size,
+        seed,
+        _part(batch_size, process_index, process_count),
+    )
+    load = _Load.make(cohort, split, fields, labels, statistics, batch_size // process_count)
+    batches = grain.MapDataset.source(order).slice(slice(start_step, None)).map(load)
+    dataset = batches.to_iter_dataset(_READ)
+    if workers:
+        # grain reads command-line flags of its own here, which a program without absl never parses.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)
+
+
+def eval_batches(
+    cohort: Cohort,
+    split: str,
+    rows: Int[np.ndarray, "n"],
+    *,
+    fields: Sequence[str],
+    labels: str | Sequence[str] = (),
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    statistics: Mapping[str, tuple[float, float]] | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every row once, in the given order. Arguments and errors as in `train_batches`.
+
+    The last batch is padded with zeros; there 'valid' is 0 and 'index' is -1. Every process gets
+    the same number of batches.
+    """
+    rows = _check_rows(cohort, split, rows, fields)
+    part = _part(batch_size, process_index, process_count)
+    count = -(-len(rows) // batch_size)
+    padded = np.full(count * batch_size, -1, rows.dtype)
+    padded[: len(rows)] = rows
+    load = _Load.make(cohort, split, fields, labels, statistics, batch_size // process_count)
+    batches = grain.MapDataset.source(padded.reshape(count, batch_size)[:, part]).map(load)
+    return iter(batches.to_iter_dataset(_READ))
+
+
+def steps_per_epoch(cohort: Cohort, split: str, rows: Int[np.ndarray, "n"], batch_size: int) -> int:
+    """Number of full batches of different people in one epoch; the same in every epoch.
+
+    Raises:
+        ValueError: there is none, the batch is larger than the selection.
+    """
+    _, counts = np.unique(cohort.table(split)["subject"][rows], return_counts=True)
+    return full_batches(counts, batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+    """Rows to a batch. Picklable, because worker processes call it."""
+
+    source: RecordSource
+    labels: Float[np.ndarray, "n K"] | None  # standardised, NaN where missing
+    size: int
+
+    @classmethod
+    def make(
+        cls,
+        cohort: Cohort,
+        split: str,
+        fields: Sequence[str],
+        labels: str | Sequence[str],
+        statistics: Mapping[str, tuple[float, float]] | None,
+        size: int,
+    ) -> "_Load":
+        fields = [*fields, "cmr_box"] if "cmr" in fields else list(fields)
+        values = None
+        if targets := cohort.target(labels):
+            columns = [cohort.labels.index(label) for label in targets]
+            values = cohort.table(split)["labels"][:, columns]
+            statistics = cohort.statistics if statistics is None else statistics
+            for column, label in enumerate(targets):
+                if label.kind == "regression":
+                    if label.name not in statistics:
+                        raise ValueError(
+                            f"{cohort.path}: no record of split 'train' knows label {label.name}, "
+                            "so it cannot be z-scored; pass the statistics of another cohort"
+                        )
+                    mean, deviation = statistics[label.name]
+                    values[:, column] = (values[:, column] - mean) / deviation
+        return cls(cohort.source(split, fields), values, size)
+
+    def __call__(self, rows: Int[np.ndarray, "batch"]) -> dict[str, Any]:
+        batch: dict[str, Any] = {name: self._empty(name) for name in self.source.fields}
+        valid = rows >= 0
+        for position in np.flatnonzero(valid):
+            for name, array in self.source[int(rows[position])].items():
+                batch[name][position] = array
+        if self.labels is not None:
+            known = valid[:, None] & ~np.isnan(self.labels[rows])
+            batch["labels"] = np.where(known, self.labels[rows], np.float32(0))
+            batch["label_valid"] = known.astype(np.float32)
+        return batch | {"valid": valid.astype(np.float32), "index": rows.astype(np.int32)}
+
+    def _empty(self, field: str) -> np.ndarray:
+        shape, dtype = {
+            "ecg": (ECG_SHAPE, np.float32),
+            "cmr": (CMR_SHAPE, np.uint8),
+            "cmr_box": ((4,), np.int32),
+        }[field]
+        return np.zeros((self.size, *shape), dtype)
+
+
+def _check_fields(fields: Sequence[str]) -> None:
+    if isinstance(fields, str) or (unknown := sorted(set(fields) - set(FIELDS))) or not fields:
+        found = repr(fields) if isinstance(fields, str) or not fields else ", ".join(unknown)
+        raise ValueError(f"fields: found {found}, expected some of {', '.join(FIELDS)}")
+
+
+def _check_rows(
+    cohort: Cohort, split: str, rows: Int[np.ndarray, "n"], fields: Sequence[str]
+) -> Int[np.ndarray, "n"]:
+    _check_fields(fields)
+    table = cohort.table(split)
+    rows = np.asarray(rows)
+    size = cohort.splits[split]
+    if not len(rows):
+        raise ValueError(f"{cohort.path}: the selection of split {split!r} is empty")
+    if rows.min() < 0 or rows.max() >= size:
+        raise ValueError(
+            f"{cohort.path}: rows {rows.min()} to {rows.max()}, split {split!r} has {size} records"
+        )
+    for field in fields:
+        if len(lacking := rows[~table[f"has_{field}"][rows]]):
+            raise ValueError(
+                f"{cohort.path}: {len(lacking)} of {len(rows)} selected records of split "
+                f"{split!r} have no {field}, the first is {table['record'][lacking[0]]}; "
+                f"pass fields={tuple(fields)} to select too"
+            )
+    return rows
+
+
+def _part(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The part of a global batch that belongs to a process."""
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size}, expected a multiple of the {process_count} processes"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index} of {process_count} processes")
+    size = batch_size // process_count
+    return slice(process_index * size, (process_index + 1) * size)

@@ -1,0 +1,174 @@
+"""PTB-XL in its native layout: 12-lead ECGs with diagnostic superclasses and demographics.
+
+Wagner et al., Scientific Data 2020, doi 10.1038/s41597-020-0495-6. Only the 500 Hz records are
+read. A record is positive for a superclass when any of its SCP statements, whatever its likelihood,
+is a diagnostic one of that class; a record without a diagnostic statement is negative for all.
+"""
+
+import ast
+import collections
+import csv
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from mmcl_jax.data import wfdb
+from mmcl_jax.data.ecg import DEFAULT, EcgSettings, prepare
+from mmcl_jax.data.labels import DEMOGRAPHICS, Label
+from mmcl_jax.data.subject import Subject
+
+SUPERCLASSES = (
+    Label("NORM", "binary", "superclass", "", "normal ECG"),
+    Label("MI", "binary", "superclass", "", "myocardial infarction"),
+    Label("STTC", "binary", "superclass", "", "ST or T change"),
+    Label("CD", "binary", "superclass", "", "conduction disturbance"),
+    Label("HYP", "binary", "superclass", "", "hypertrophy"),
+)
+
+# The folds that the authors of the data set recommend.
+FOLDS = {"train": (1, 2, 3, 4, 5, 6, 7, 8), "val": (9,), "test": (10,)}
+
+
+@dataclasses.dataclass(frozen=True)
+class PtbXlTask:
+    """One row of `ptbxl_database.csv`: what is needed to make its subject."""
+
+    record: str
+    subject: str
+    split: str
+    path: pathlib.Path
+    labels: Mapping[str, float]
+    flags: tuple[str, ...]
+
+
+class PtbXl:
+    """Source of PTB-XL subjects.
+
+    Args:
+        input: folder with `ptbxl_database.csv`, `scp_statements.csv` and `records500/`.
+        folds: numbers of `strat_fold` by split; a record of any other fold is left out.
+        settings: of the ECG preprocessing.
+
+    Raises:
+        FileNotFoundError: one of the two tables is absent.
+        ValueError: a column or value is unusable, or a patient is in two splits.
+    """
+
+    name = "ptbxl"
+    labels = SUPERCLASSES + DEMOGRAPHICS
+
+    def __init__(
+        self,
+        input: str | os.PathLike,
+        folds: Mapping[str, Sequence[int]] = FOLDS,
+        settings: EcgSettings = DEFAULT,
+    ):
+        folder = pathlib.Path(input)
+        self.ecg_settings = settings
+        self.settings = {"ecg": settings.as_dict()}
+        classes = _diagnostic_classes(folder / "scp_statements.csv")
+        split_of_fold = {fold: split for split, numbers in folds.items() for fold in numbers}
+        table = folder / "ptbxl_database.csv"
+        tasks = []
+        for row in _rows(table, _COLUMNS):
+            try:
+                split = split_of_fold.get(int(float(row["strat_fold"])))
+                if split is not None:
+                    tasks.append(_task(folder, row, split, classes))
+            except (ValueError, SyntaxError) as error:
+                raise ValueError(f"{table}: ecg_id {row['ecg_id']}: {error}") from error
+        _check_patients(table, tasks)
+        self.tasks = tuple(tasks)
+
+    def load(self, task: PtbXlTask) -> Subject:
+        """Reads and preprocesses one record. Raises RefusedRecord when it cannot be used."""
+        ecg, flags = prepare(task.path, wfdb.read(task.path), self.ecg_settings)
+        return Subject(
+            record=task.record,
+            subject=task.subject,
+            split=task.split,
+            ecg=ecg,
+            cmr=None,
+            cmr_box=None,
+            labels=dict(task.labels),
+            flags=task.flags + flags,
+        )
+
+
+_COLUMNS = ("ecg_id", "patient_id", "age", "sex", "height", "weight", "scp_codes", "strat_fold")
+_COLUMNS += ("filename_hr",)
+# PTB-XL writes 300 for every age above 89.
+_AGE_WITHHELD = 300
+
+
+def _rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is absent; the input must be the folder that holds PTB-XL's tables"
+        )
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"{path}: columns {', '.join(missing)} are missing")
+        return list(reader)
+
+
+def _diagnostic_classes(path: pathlib.Path) -> dict[str, str]:
+    """Superclass of every SCP code that is a diagnostic statement."""
+    # The column of the codes has no name in the published file.
+    rows = _rows(path, ("", "diagnostic", "diagnostic_class"))
+    return {
+        row[""]: row["diagnostic_class"] for row in rows if float(row["diagnostic"] or 0) == 1.0
+    }
+
+
+def _task(
+    folder: pathlib.Path, row: Mapping[str, str], split: str, classes: Mapping[str, str]
+) -> PtbXlTask:
+    codes = ast.literal_eval(row["scp_codes"])
+    if not isinstance(codes, dict):
+        raise ValueError(f"scp_codes is {row['scp_codes']!r}, expected a dictionary")
+    present = {classes[code] for code in codes if code in classes}
+    labels = {label.name: float(label.name in present) for label in SUPERCLASSES}
+    flags = ()
+
+    values = {label.name: _number(row, label.name) for label in DEMOGRAPHICS}
+    if values["age"] == _AGE_WITHHELD:
+        values["age"] = math.nan
+        flags = ("age above 89, withheld by the data set",)
+    # PTB-XL writes 0 for male and 1 for female, the label is 1 for male.
+    values["sex"] = 1.0 - values["sex"]
+    labels |= {name: value for name, value in values.items() if not math.isnan(value)}
+
+    return PtbXlTask(
+        record=f"{int(row['ecg_id']):05d}",
+        subject=str(int(float(row["patient_id"]))),
+        split=split,
+        path=folder / row["filename_hr"],
+        labels=labels,
+        flags=flags,
+    )
+
+
+def _number(row: Mapping[str, str], column: str) -> float:
+    """The value of a cell, NaN when it is empty."""
+    if not row[column].strip():
+        return math.nan
+    try:
+        return float(row[column])
+    except ValueError as error:
+        raise ValueError(f"{column} is {row[column]!r}, expected a number") from error
+
+
+def _check_patients(table: pathlib.Path, tasks: Sequence[PtbXlTask]) -> None:
+    splits = collections.defaultdict(set)
+    for task in tasks:
+        splits[task.subject].add(task.split)
+    if torn := sorted(subject for subject, found in splits.items() if len(found) > 1):
+        shown = ", ".join(torn[:10]) + (", ..." if len(torn) > 10 else "")
+        raise ValueError(
+            f"{table}: {len(torn)} patients are in more than one split (patient_id {shown}); "
+            "choose folds that keep the records of a patient together"
+        )

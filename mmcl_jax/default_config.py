@@ -1,0 +1,120 @@
+"""What every configuration starts from: infrastructure, and the fields that a stage may set.
+
+`configs/` is loaded by path and cannot import its neighbours, so what its files share is here. No
+number of the paper is: those stand in `configs/`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmcl_jax.data.cmr import CmrSettings
+from mmcl_jax.data.ecg import EcgSettings
+
+
+def experiment(name: str) -> ConfigDict:
+    """An experiment without stages; `stages` and `order` are for the configuration to fill."""
+    return ConfigDict(
+        {
+            # Also the column `model` of report/metrics.csv.
+            "name": name,
+            # Of every stage that does not list seeds of its own.
+            "seed": 0,
+            "data": {
+                # A prepared cohort; empty for the synthetic one, made in the run directory.
+                "path": "",
+                "synthetic": {
+                    "subjects": 2000,
+                    "seed": 0,
+                    "prevalence": "paper",
+                    "phenotyped": 0.5,
+                },
+                # Processes that prepare the synthetic cohort; -1 for one per core.
+                "prepare_workers": -1,
+                # Processes that read records; 0 reads in threads of this one.
+                "workers": 0,
+                # The cohort must have been prepared like this.
+                "preprocessing": {"ecg": EcgSettings().as_dict(), "cmr": CmrSettings().as_dict()},
+            },
+            "models": {},
+            "order": (),
+            "stages": {},
+            "writers": {
+                # RUN/tensorboard; needs the extra `tensorboard`.
+                "tensorboard": False,
+                # Needs the extra `wandb`. Offline until told otherwise.
+                "wandb": {"enabled": False, "project": "", "entity": "", "mode": "offline"},
+            },
+        }
+    )
+
+
+def stage(objective: str, **fields: Any) -> ConfigDict:
+    """A training stage: `fields` over the defaults below.
+
+    Raises:
+        ValueError: a field that no stage has.
+    """
+    config = ConfigDict(
+        {
+            # File of mmcl_jax/objectives, and its settings.
+            "objective": objective,
+            "settings": {},
+            # Tower -> changes to config.models[tower].
+            "towers": {},
+            # Tower -> stage that it is taken from, or RUN:STAGE for another run directory.
+            "init": {},
+            # Regular expressions of parameters that start fresh although their tower is taken over,
+            # and of parameters of the taken tower that are left behind.
+            "new": (),
+            "unused": (),
+            # Towers that are not trained, and regular expressions of single parameters.
+            "frozen": (),
+            "frozen_parameters": (),
+            # What is predicted (labels or groups of labels), once per seed; nothing for pre-training.
+            "targets": (),
+            "seeds": (),
+            # Modalities that a record must have.
+            "fields": ("ecg",),
+            "ecg_view": {},
+            "cmr_view": {},
+            "views": 1,
+            # Training records: all positives and as many negatives (binary targets), a share of
+            # them, and the seed of that selection, the same for every seed of the training.
+            "balanced": False,
+            "fraction": 1.0,
+            "selection_seed": 0,
+            "batch_size": 128,
+            "epochs": 1,
+            "evaluate_every_epochs": 1,
+            "log_every": 50,
+            "optimizer": {},
+            # Metric of the best parameters; with targets, one per kind of label.
+            "select": "val/loss",
+            "hand_on": "best",
+            "patience": -1,
+            "band": 0.0,
+        }
+    )
+    if unknown := sorted(set(fields) - set(config)):
+        raise ValueError(f"a stage has no field {', '.join(unknown)}; it has {', '.join(config)}")
+    with config.ignore_type():
+        config.update(fields)
+    return config
+
+
+def arguments(text: str | None, known: Mapping[str, str]) -> frozenset[str]:
+    """The words behind the colon of `--config=file.py:word,word`.
+
+    Args:
+        known: what each word does.
+
+    Raises:
+        ValueError: an unknown word.
+    """
+    words = frozenset(word for word in (text or "").split(",") if word)
+    if unknown := sorted(words - set(known)):
+        meanings = "; ".join(f"{word}: {meaning}" for word, meaning in known.items())
+        raise ValueError(f"unknown config argument {', '.join(unknown)}. Known: {meanings}")
+    return words

@@ -1,0 +1,403 @@
+"""An experiment: the ordered stages of a configuration, what is done of them, and the hand-off.
+
+A training stage with `targets` and `seeds` stands for one stage per target and seed, named
+`finetune/CAD/0`. The verbs `evaluate`, `interpret` and `report` are stages too; they run again when
+the training stages they look at have changed.
+"""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmcl_jax import checkpoints, models, objectives, optim
+from mmcl_jax.augment.cmr import CmrAugmentation
+from mmcl_jax.augment.ecg import EcgAugmentation
+from mmcl_jax.augment.views import Views
+from mmcl_jax.data import pipeline
+from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort
+from mmcl_jax.data.labels import PHENOTYPES, Label
+from mmcl_jax.run_dir import RunDir, differences, write_atomically
+from mmcl_jax.sharding import check_batch_size, make_mesh
+from mmcl_jax.state import State, initialise
+from mmcl_jax.train import Schedule, train
+
+VERBS = ("evaluate", "interpret", "report")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage as it is run.
+
+    Attributes:
+        name: path below RUN/stages, such as `mdm` or `finetune/CAD/0`.
+        group: its name in the configuration, such as `finetune`.
+        config: its settings.
+        seed: of initialisation, data order and every draw.
+        target: label or group of labels that it predicts; empty for pre-training.
+    """
+
+    name: str
+    group: str
+    config: Mapping[str, Any]
+    seed: int
+    target: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained stage, ready for use.
+
+    Attributes:
+        objective, views: as trained; `views` makes the clean views of evaluation.
+        params, extra: host arrays.
+        labels: what the head predicts, in order; empty for pre-training.
+        step: optimiser steps behind the parameters.
+    """
+
+    objective: objectives.Objective
+    views: Views
+    params: Any
+    extra: Any
+    labels: tuple[Label, ...]
+    step: int
+
+
+class Experiment:
+    """A configuration (plain nested dict) and the run directory it fills."""
+
+    def __init__(self, config: Mapping[str, Any], run: RunDir):
+        self.config, self.run = config, run
+        self.stages = expand(config)
+        self._cohort: Cohort | None = None
+
+    @classmethod
+    def open(cls, run_dir: str | pathlib.Path) -> "Experiment":
+        """The experiment that filled `run_dir`."""
+        run = RunDir(run_dir)
+        return cls(run.read_config(), run)
+
+    @property
+    def cohort(self) -> Cohort:
+        """The cohort of the run; the synthetic one is prepared on first use."""
+        if self._cohort is None:
+            data = self.config["data"]
+            path = pathlib.Path(data["path"] or self.run.path / "cohort")
+            if not data["path"] and not path.exists():
+                from mmcl_jax.prepare import prepare_synthetic
+
+                prepare_synthetic(path, data["synthetic"], workers=data["prepare_workers"])
+            self._cohort = open_cohort(path)
+            check_settings(self._cohort, self._preprocessing())
+        return self._cohort
+
+    def run_all(self, selected: Sequence[str] = ()) -> bool:
+        """Runs what is not done yet, in order; True where anything had to be run.
+
+        Args:
+            selected: names of stages or groups; empty for all.
+        """
+        chosen = [stage for stage in self.stages if not selected or _chosen(stage, selected)]
+        known = {stage.name for stage in self.stages} | {stage.group for stage in self.stages}
+        if unknown := [name for name in selected if name.rstrip("/") not in known]:
+            raise ValueError(
+                f"no stage {', '.join(unknown)}; the configuration has "
+                f"{', '.join(dict.fromkeys(stage.group for stage in self.stages))}"
+            )
+        open_stages = [stage for stage in chosen if not self.is_done(stage)]
+        for number, stage in enumerate(open_stages, 1):
+            print(f"stage {stage.name} ({number} of {len(open_stages)} to do)", flush=True)
+            started = time.time()
+            if stage.group in VERBS:
+                verb = importlib.import_module(f"mmcl_jax.{stage.group}")
+                summary = verb.run(self, **stage.config)
+            else:
+                summary = self.train(stage)
+            record = {"seconds": round(time.time() - started, 1), "inputs": self._inputs(stage)}
+            self.run.mark_done(stage.name, {**record, **summary})
+        return bool(open_stages)
+
+    def is_done(self, stage: Stage) -> bool:
+        """Raises ValueError where the stage was begun or finished with other settings."""
+        if stage.group in VERBS:
+            done = self.run.done(stage.name)
+            return done is not None and done["inputs"] == self._inputs(stage)
+        self._check_unchanged(stage)
+        return self.run.done(stage.name) is not None
+
+    def training_stages(self) -> list[Stage]:
+        return [stage for stage in self.stages if stage.group not in VERBS]
+
+    # --- training ------------------------------------------------------------------------------
+
+    def train(self, stage: Stage) -> dict[str, Any]:
+        """Trains one stage, from its latest checkpoint where there is one."""
+        config, cohort = stage.config, self.cohort
+        objective, views, labels = self.build(stage)
+        names = tuple(label.name for label in labels)
+        fields = tuple(config["fields"])
+        select = {"fields": fields, "target": names or None}
+        rows = pipeline.select(
+            cohort,
+            "train",
+            balanced=config["balanced"] and objective_kind(labels) == "binary",
+            fraction=config["fraction"],
+            seed=config["selection_seed"],
+            **select,
+        )
+        val_rows = pipeline.select(cohort, "val", **select)
+        batch_size = config["batch_size"]
+        schedule = self._schedule(stage, rows, labels)
+        common = {"fields": fields, "labels": names, "batch_size": batch_size}
+        shards = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+        def train_batches(start_step: int):
+            workers = self.config["data"]["workers"]
+            return pipeline.train_batches(
+                cohort, "train", rows, seed=stage.seed, start_step=start_step, workers=workers,
+                **common, **shards,
+            )  # fmt: skip
+
+        def eval_batches():
+            return pipeline.eval_batches(cohort, "val", val_rows, **common, **shards)
+
+        print(
+            f"  {len(rows)} training and {len(val_rows)} validation recordings, {schedule.steps} "
+            f"steps of {batch_size}",
+            flush=True,
+        )
+        self._write_settings(stage)
+        key = jax.random.key(stage.seed)
+        example = next(iter(eval_batches()))
+        params, extra = initialise(objective, views, _first_rows(example), key)
+        params, extra = self._take_over(stage, params, extra)
+        rate, optimizer = self._optimizer(stage, schedule, params)
+        state = State(
+            step=np.zeros((), np.int32),
+            params=params,
+            extra=extra,
+            optimizer_state=optimizer.init(params),
+        )
+        summary = train(
+            self.run,
+            stage.name,
+            objective,
+            state,
+            optimizer=optimizer,
+            learning_rate=rate,
+            views=views,
+            schedule=schedule,
+            train_batches=train_batches,
+            eval_batches=eval_batches,
+            seed=stage.seed,
+            writers=self.config["writers"],
+        )
+        return {**summary, "hand_on": config["hand_on"], "records": len(rows)}
+
+    def build(self, stage: Stage) -> tuple[objectives.Objective, Views, tuple[Label, ...]]:
+        """Objective, views and labels of a stage."""
+        config = stage.config
+        labels = self.cohort.target(_members(stage.target)) if stage.target else ()
+        settings = {**config["settings"], "frozen": tuple(config["frozen"])}
+        towers = {
+            tower: {**self.config["models"][tower], **changes}
+            for tower, changes in config["towers"].items()
+        }
+        if stage.target:
+            settings["kind"] = objective_kind(labels)
+            towers["head"] = {
+                **towers["head"],
+                "outputs": 2 if settings["kind"] == "binary" else len(labels),
+            }
+        built = {tower: models.build(spec) for tower, spec in towers.items()}
+        objective = objectives.build(config["objective"], {**settings, **built})
+        views = Views(
+            ecg=EcgAugmentation(**config["ecg_view"]) if "ecg" in config["fields"] else None,
+            cmr=CmrAugmentation(**config["cmr_view"]) if "cmr" in config["fields"] else None,
+            count=config["views"],
+            mesh=make_mesh(),
+        )
+        return objective, views, labels
+
+    def load(self, stage: Stage) -> Model:
+        """A finished stage with the parameters that it hands on."""
+        done = self._require_done(stage.name)
+        params, extra, step = checkpoints.load(self.run.stage(stage.name), done["hand_on"])
+        objective, views, labels = self.build(stage)
+        return Model(objective, views, params, extra, labels, step)
+
+    def _schedule(self, stage: Stage, rows: np.ndarray, labels: Sequence[Label]) -> Schedule:
+        config = stage.config
+        batch_size = config["batch_size"]
+        check_batch_size(batch_size, make_mesh(), f"stages.{stage.group}.batch_size")
+        per_epoch = pipeline.steps_per_epoch(self.cohort, "train", rows, batch_size)
+        select, band = config["select"], config["band"]
+        if labels:
+            kind = "regression" if labels[0].kind == "regression" else "classification"
+            select, band = select[kind], band[kind]
+        return Schedule(
+            steps=config["epochs"] * per_epoch,
+            steps_per_epoch=per_epoch,
+            batch_size=batch_size,
+            evaluate_every=config["evaluate_every_epochs"] * per_epoch,
+            log_every=config["log_every"],
+            select=select,
+            patience=config["patience"],
+            band=band,
+        )
+
+    def _optimizer(self, stage: Stage, schedule: Schedule, params: Any):
+        config = dict(stage.config["optimizer"])
+        base = config.pop("base_rate", None)
+        rate = config.pop("rate", None)
+        if (base is None) == (rate is None):
+            raise ValueError(
+                f"stage {stage.name}: the optimizer takes either `rate`, the learning rate, or "
+                "`base_rate`, multiplied by batch size / 4"
+            )
+        peak = rate if base is None else optim.scaled_rate(base, schedule.batch_size)
+        learning_rate = optim.schedule(
+            config.pop("schedule"),
+            base=peak,
+            steps=schedule.steps,
+            warmup=config.pop("warmup_epochs") * schedule.steps_per_epoch,
+            steps_per_epoch=schedule.steps_per_epoch,
+        )
+        frozen = [f"^{tower}/" for tower in stage.config["frozen"]]
+        encoder = self.config["models"]["ecg_encoder"]
+        return learning_rate, optim.optimizer(
+            params,
+            schedule=learning_rate,
+            frozen=(*frozen, *stage.config["frozen_parameters"]),
+            depth=encoder["depth"],
+            **{key: tuple(v) if isinstance(v, list) else v for key, v in config.items()},
+        )
+
+    def _take_over(self, stage: Stage, params: Any, extra: Any) -> tuple[Any, Any]:
+        """Replaces towers by those of earlier stages, or of another run as `RUN:STAGE`."""
+        for tower, origin in stage.config["init"].items():
+            folder, _, name = origin.rpartition(":")
+            source = Experiment.open(folder) if folder else self
+            done = source._require_done(name)
+            theirs = checkpoints.load(source.run.stage(name), done["hand_on"])
+            if folder:
+                check_settings(self.cohort, source._preprocessing())
+            rules = {
+                "new": stage.config["new"],
+                "unused": stage.config["unused"],
+                "origin": f"stage {name} of {source.run.path}",
+            }
+            if tower not in theirs[0]:
+                raise ValueError(
+                    f"stage {stage.name} takes {tower} from {rules['origin']}, which has only "
+                    f"{', '.join(theirs[0])}"
+                )
+            params = checkpoints.transplant(params, theirs[0], tower, **rules)
+            for collection in extra:
+                if tower in extra[collection]:
+                    moved = checkpoints.transplant(
+                        extra[collection], theirs[1][collection], tower, **rules
+                    )
+                    extra = {**extra, collection: moved}
+        return params, extra
+
+    # --- bookkeeping ---------------------------------------------------------------------------
+
+    def _require_done(self, name: str) -> dict[str, Any]:
+        done = self.run.done(name)
+        if done is None:
+            raise ValueError(f"stage {name} of {self.run.path} is not done; run it first")
+        return done
+
+    def _inputs(self, stage: Stage) -> dict[str, Any]:
+        """What a verb depends on: its settings and the training stages that are done."""
+        if stage.group not in VERBS:
+            return {}
+        trained = [other.name for other in self.training_stages() if self.run.done(other.name)]
+        return {"settings": _plain(stage.config), "trained": trained}
+
+    def _preprocessing(self) -> dict[str, Any]:
+        """The preprocessing settings of every modality that a stage reads."""
+        fields = {field for stage in self.training_stages() for field in stage.config["fields"]}
+        wanted = self.config["data"]["preprocessing"]
+        return {field: settings for field, settings in wanted.items() if field in fields}
+
+    def _settings(self, stage: Stage) -> dict[str, Any]:
+        data = {k: v for k, v in self.config["data"].items() if not k.endswith("workers")}
+        towers = {tower: self.config["models"][tower] for tower in stage.config["towers"]}
+        settings = {"stage": stage.config, "models": towers, "data": data, "seed": stage.seed}
+        return _plain(settings)
+
+    def _write_settings(self, stage: Stage) -> None:
+        text = json.dumps(self._settings(stage), indent=2, sort_keys=True) + "\n"
+        write_atomically(self.run.stage(stage.name) / "stage.json", text)
+
+    def _check_unchanged(self, stage: Stage) -> None:
+        file = self.run.stage(stage.name) / "stage.json"
+        if not file.is_file():
+            return
+        if lines := differences(json.loads(file.read_text()), self._settings(stage)):
+            raise ValueError(
+                f"{self.run.path} holds stage {stage.name} with other settings: "
+                f"{'; '.join(lines)}. Use a new --workdir, or delete {file.parent} to run it again"
+            )
+
+
+def expand(config: Mapping[str, Any]) -> list[Stage]:
+    """The stages of `config['order']`, one for each target and seed where a stage names them."""
+    stages = []
+    for group in config["order"]:
+        if group not in config["stages"]:
+            raise ValueError(
+                f"order names stage {group!r}; the configuration has {', '.join(config['stages'])}"
+            )
+        settings = dict(config["stages"][group])
+        targets = settings.pop("targets", ())
+        seeds = settings.pop("seeds", ())
+        if not targets:
+            stages.append(Stage(group, group, settings, config["seed"]))
+        for target in targets:
+            for seed in seeds:
+                name = f"{group}/{target}/{seed}"
+                stages.append(Stage(name, group, settings, seed, target))
+    return stages
+
+
+def objective_kind(labels: Sequence[Label]) -> str:
+    """`binary`, `multilabel` or `regression`, as the labels of one target are."""
+    kinds = {label.kind for label in labels}
+    if len(kinds) > 1:
+        raise ValueError(
+            "one target cannot mix kinds of labels: "
+            + ", ".join(f"{label.name} is {label.kind}" for label in labels)
+        )
+    if kinds == {"binary"}:
+        return "binary" if len(labels) == 1 else "multilabel"
+    return "regression"
+
+
+def _members(target: str) -> str | tuple[str, ...]:
+    """`phenotypes` stands for all 61; anything else is a label or a group of the cohort."""
+    return tuple(label.name for label in PHENOTYPES) if target == "phenotypes" else target
+
+
+def _chosen(stage: Stage, selected: Sequence[str]) -> bool:
+    return any(f"{stage.name}/".startswith(f"{name.rstrip('/')}/") for name in selected)
+
+
+def _first_rows(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    # Parameter shapes do not depend on the batch; two rows keep initialisation cheap.
+    return {name: rows[:2] for name, rows in batch.items()}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: tuples are lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,59 @@
+"""The contract between an objective and the training loop.
+
+An objective is a Linen module whose fields are its towers, so that the parameter tree names itself:
+`ecg_encoder`, `ecg_projector`, `cmr_encoder`, `cmr_projector`, `decoder`, `head`. These names are
+what one stage hands to the next. Everything else (gradients, devices, logging, saving, early
+stopping) is the loop's business. An objective is abstract here and final in its own file; what two
+of them share is a function.
+"""
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Batch = Mapping[str, Array]
+
+
+class Objective(nn.Module, abc.ABC):
+    """What the loop calls.
+
+    Attributes:
+        frozen: names of towers that are not trained. They run with `train=False`, so their
+            BatchNorm statistics stay too; the optimiser leaves out their parameters.
+    """
+
+    frozen: tuple[str, ...] = ()
+
+    @abc.abstractmethod
+    def __call__(self, batch: Batch, *, train: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """Loss over the valid rows of a batch, and further scalar metrics to log."""
+
+    @abc.abstractmethod
+    def predict(self, batch: Batch) -> dict[str, Array]:
+        """Per-record outputs [B, ...] for `summarise`, evaluation and inference."""
+
+    def update_extra(self, params: Any, extra: Any) -> Any:
+        """Collections that follow the parameters by a rule of their own, after the step."""
+        del params
+        return extra
+
+    def summarise(
+        self, outputs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """Metrics of a whole split, on the host: `outputs` of `predict`, rows in split order."""
+        del outputs, labels
+        return {}
+
+    def trains(self, tower: str, train: bool) -> bool:
+        """Whether `tower` runs in training mode."""
+        return train and tower not in self.frozen
+
+
+def mean_over_valid(values: Float[Array, "B"], valid: Float[Array, "B"]) -> Float[Array, ""]:
+    """Mean over the rows that are no padding; 0 where none is valid."""
+    return jnp.sum(values * valid) / jnp.maximum(jnp.sum(valid), 1)

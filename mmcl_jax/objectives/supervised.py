@@ -1,0 +1,124 @@
+"""Supervised training of an encoder with a head: fine-tuning and supervised baselines (paper IV-C).
+
+Kinds: `binary` (one label, two classes), `multiclass` (one label holding a class number),
+`multilabel` (several yes/no labels), `regression` (several z-scored labels).
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from sklearn import metrics as sklearn_metrics
+
+from mmcl_jax.objectives.base import Batch
+from mmcl_jax.objectives.base import Objective as Base
+
+KINDS = ("binary", "multiclass", "multilabel", "regression")
+
+
+def cross_entropy(
+    logits: Float[Array, "B C"], classes: Float[Array, "B"], smoothing: float
+) -> Float[Array, "B"]:
+    """Softmax cross-entropy; every class, the true one too, gets smoothing / C of the target."""
+    count = logits.shape[-1]
+    target = jax.nn.one_hot(classes.astype(jnp.int32), count) * (1 - smoothing) + smoothing / count
+    return -jnp.sum(target * jax.nn.log_softmax(logits, axis=-1), axis=-1)
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "B K"], labels: Float[Array, "B K"], smoothing: float
+) -> Float[Array, "B K"]:
+    """Sigmoid cross-entropy per label, with the target moved smoothing / 2 towards the other side."""
+    target = labels * (1 - smoothing) + smoothing / 2
+    return -(target * jax.nn.log_sigmoid(logits) + (1 - target) * jax.nn.log_sigmoid(-logits))
+
+
+class Objective(Base):
+    """One encoder and a head.
+
+    Attributes:
+        ecg_encoder or cmr_encoder: exactly one.
+        head: as many outputs as labels; for `binary` two, for `multiclass` one per class.
+        kind: see the module.
+        label_smoothing: epsilon, for classification.
+        missing: `exclude` leaves missing labels out of the loss; `zero` counts them as an error
+            of 0 in the mean, as the published code does (facts D29).
+    """
+
+    ecg_encoder: nn.Module | None = None
+    cmr_encoder: nn.Module | None = None
+    head: nn.Module = None
+    kind: str = "binary"
+    label_smoothing: float = 0.0
+    missing: str = "exclude"
+
+    def __call__(self, batch: Batch, *, train: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
+        logits = self._logits(batch, train)
+        labels = batch["labels"]
+        smoothing = self.label_smoothing if train else 0.0
+        if self.kind == "regression":
+            losses = jnp.square(logits - labels)
+        elif self.kind == "multilabel":
+            losses = binary_cross_entropy(logits, labels, smoothing)
+        else:
+            losses = cross_entropy(logits, labels[:, 0], smoothing)[:, None]
+        weight = batch["label_valid"] * batch["valid"][:, None]
+        counted = weight
+        if self.missing == "zero":
+            counted = jnp.broadcast_to(batch["valid"][:, None], weight.shape)
+        return jnp.sum(losses * weight) / jnp.maximum(jnp.sum(counted), 1), {}
+
+    def predict(self, batch: Batch) -> dict[str, Array]:
+        """`prediction`: probability of each label, of each class, or the z-scored value."""
+        logits = self._logits(batch, train=False)
+        if self.kind == "regression":
+            return {"prediction": logits}
+        if self.kind == "multilabel":
+            return {"prediction": jax.nn.sigmoid(logits)}
+        probabilities = jax.nn.softmax(logits, axis=-1)
+        return {"prediction": probabilities[:, 1:] if self.kind == "binary" else probabilities}
+
+    def summarise(
+        self, outputs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """`r`, or `auroc` (macro average); labels of which a split has one class only are left out."""
+        prediction, truth, known = (
+            outputs["prediction"],
+            labels["labels"],
+            labels["label_valid"] > 0,
+        )
+        if self.kind == "regression":
+            values = [
+                _correlation(truth[rows, k], prediction[rows, k])
+                for k in range(truth.shape[1])
+                if np.sum(rows := known[:, k]) > 2 and np.ptp(truth[rows, k]) > 0
+            ]
+            return {"r": float(np.mean(values))} if values else {}
+        if self.kind == "multiclass":
+            rows = known[:, 0]
+            truth = truth[rows, :1] == np.arange(prediction.shape[1])[None, :]
+            prediction, known = prediction[rows], np.ones_like(truth)
+        values = [
+            sklearn_metrics.roc_auc_score(truth[rows, k] > 0.5, prediction[rows, k])
+            for k in range(prediction.shape[1])
+            if len(np.unique(truth[rows := known[:, k], k] > 0.5)) == 2
+        ]
+        return {"auroc": float(np.mean(values))} if values else {}
+
+    def _logits(self, batch: Batch, train: bool) -> Float[Array, "B C"]:
+        if self.kind not in KINDS:
+            raise ValueError(f"supervised kind is {self.kind!r}; known: {', '.join(KINDS)}")
+        if (self.cmr_encoder is None) == (self.ecg_encoder is None):
+            raise ValueError("supervised takes exactly one of ecg_encoder and cmr_encoder")
+        modality = "ecg" if self.cmr_encoder is None else "cmr"
+        encoder = self.ecg_encoder if self.cmr_encoder is None else self.cmr_encoder
+        features = encoder(batch[modality], train=self.trains(f"{modality}_encoder", train))
+        return self.head(features["features"]).astype(jnp.float32)
+
+
+def _correlation(truth: Float[np.ndarray, " N"], prediction: Float[np.ndarray, " N"]) -> float:
+    """Pearson's r; a constant prediction has none and counts as 0."""
+    return float(np.corrcoef(truth, prediction)[0, 1]) if np.ptp(prediction) > 0 else 0.0

@@ -1,0 +1,218 @@
+"""Reads the files of a run directory that the report shows. Only `config.json` must exist."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES
+
+METRIC_COLUMNS = ("model", "target", "split", "metric", "value", "low", "high", "n", "seed")
+
+_PREDICTION_FIELDS = [
+    "record",
+    "subject",
+    "split",
+    "names",
+    "kinds",
+    "units",
+    "label",
+    "prediction",
+    "seed",
+    "target",
+]
+_CMR_FIELDS = ("frames", "whole", "box", "similarity", "record")
+_ECG_FIELDS = ("ecg", "similarity", "record")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of `evaluate/metrics.csv`; `model` without a trailing seed component."""
+
+    model: str
+    target: str
+    split: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    seed: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What one fine-tuned model predicts: probabilities of binary labels, else the label's unit."""
+
+    stage: str
+    target: str
+    seed: int
+    record: Shaped[np.ndarray, " N"]
+    subject: Shaped[np.ndarray, " N"]
+    split: Shaped[np.ndarray, " N"]
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    units: tuple[str, ...]
+    label: Float[np.ndarray, "N K"]
+    prediction: Float[np.ndarray, "N K"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The files of a run directory; empty or None where the file is absent."""
+
+    path: pathlib.Path
+    config: dict
+    environment: dict
+    log: dict[str, list[dict]]
+    metrics: tuple[Row, ...]
+    metrics_text: str
+    predictions: tuple[Predictions, ...]
+    cmr: Mapping[str, np.ndarray] | None
+    ecg: Mapping[str, np.ndarray] | None
+
+
+def read_run(path: pathlib.Path) -> Run:
+    """Reads a run directory.
+
+    Raises:
+        FileNotFoundError: there is no `config.json`.
+        ValueError: a file lacks a column or field, or a line of `metrics.jsonl` is not JSON.
+    """
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path / 'config.json'}: not found, so {path} is no run directory")
+    text, rows = _metrics(path / "evaluate" / "metrics.csv")
+    return Run(
+        path=path,
+        config=_json(path / "config.json"),
+        environment=_json(path / "environment.json"),
+        log=_log(path / "metrics.jsonl"),
+        metrics=rows,
+        metrics_text=text,
+        predictions=tuple(
+            _predictions(file) for file in sorted(path.glob("evaluate/predictions/*.npz"))
+        ),
+        cmr=_arrays(path / "interpret" / "cmr_similarity.npz", _CMR_FIELDS),
+        ecg=_arrays(path / "interpret" / "ecg_similarity.npz", _ECG_FIELDS),
+    )
+
+
+def without_seed(stage: str) -> str:
+    """'finetune/CAD/seed3' and 'finetune/CAD/3' are runs of 'finetune/CAD'."""
+    return re.sub(r"/(?:seed[_=-]?)?\d+$", "", stage)
+
+
+def seed_of(stage: str) -> str:
+    """The last component of a stage name where it is a seed, else ''."""
+    return stage[len(without_seed(stage)) + 1 :]
+
+
+def group_of(run: Run) -> dict[str, str]:
+    """Label name -> the group it is reported in: the known label groups, else the run's target."""
+    groups = {name: p.target for p in run.predictions for name in p.names}
+    return groups | {label.name: label.group for label in DISEASES + DEMOGRAPHICS + PHENOTYPES}
+
+
+def data_source(run: Run) -> str:
+    """Name of the cohort's source, '' where the run does not state it.
+
+    A configuration with a `data` entry that names nothing stands for the synthetic cohort.
+    """
+    data = run.config.get("data")
+    data = data if isinstance(data, Mapping) else {"source": data} if data else None
+    named = run.environment.get("data_source")
+    for key in ("source", "cohort", "name"):
+        named = named or (data or {}).get(key)
+    if not named and data is not None:
+        return "synthetic"
+    return str(named or "")
+
+
+def _json(path: pathlib.Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _log(path: pathlib.Path) -> dict[str, list[dict]]:
+    """Stage -> its lines in order of steps. A resumed run repeats steps: its later lines count."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text().splitlines()
+    stages: dict[str, dict[int, dict]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            steps = stages.setdefault(record["stage"], {})
+            steps[record["step"]] = steps.get(record["step"], {}) | record
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            # A run that was stopped while it wrote leaves half a line at the end.
+            if number == len(lines) and isinstance(error, json.JSONDecodeError):
+                break
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object with 'stage' and 'step', "
+                f"found {line[:60]!r}"
+            ) from error
+    return {
+        stage: [record for _, record in sorted(steps.items())] for stage, steps in stages.items()
+    }
+
+
+def _metrics(path: pathlib.Path) -> tuple[str, tuple[Row, ...]]:
+    if not path.is_file():
+        return "", ()
+    text = path.read_text()
+    header, *rows = [row for row in csv.reader(text.splitlines()) if row] or [[]]
+    if tuple(header) != METRIC_COLUMNS:
+        raise ValueError(f"{path}: expected the columns {','.join(METRIC_COLUMNS)}, found {header}")
+    parsed = []
+    for number, row in enumerate(rows, start=2):
+        try:
+            model, target, split, metric, value, low, high, n, seed = row
+            numbers = [float(text or "nan") for text in (value, low, high)]
+            parsed.append(
+                Row(without_seed(model), target, split, metric, *numbers, int(float(n)), seed)
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: cannot be read ({error}): {row}") from error
+    return text, tuple(parsed)
+
+
+def _predictions(path: pathlib.Path) -> Predictions:
+    arrays = _arrays(path, _PREDICTION_FIELDS)
+    n, k = len(arrays["record"]), len(arrays["names"])
+    for field in ("label", "prediction"):
+        if arrays[field].shape != (n, k):
+            raise ValueError(
+                f"{path}: {field} must have shape {(n, k)} (records, names), "
+                f"found {arrays[field].shape}"
+            )
+    return Predictions(
+        stage=path.stem.replace("__", "/"),
+        target=str(arrays["target"]),
+        seed=int(arrays["seed"]),
+        names=tuple(arrays["names"].tolist()),
+        kinds=tuple(arrays["kinds"].tolist()),
+        units=tuple(arrays["units"].tolist()),
+        **{name: arrays[name] for name in ("record", "subject", "split", "label", "prediction")},
+    )
+
+
+def _arrays(path: pathlib.Path, fields) -> dict[str, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        if missing := [field for field in fields if field not in file]:
+            raise ValueError(f"{path}: lacks {', '.join(missing)}; it holds {', '.join(file)}")
+        return {field: file[field] for field in fields}

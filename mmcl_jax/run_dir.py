@@ -1,0 +1,240 @@
+"""The run directory: what was run, on what, and what came out.
+
+config.json        the whole configuration
+environment.json   versions, devices, git revision, command line
+metrics.jsonl      one line per logged step, all stages
+stages/<name>/     checkpoints/ and, once the stage is done, done.json
+evaluate/ interpret/ report/
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+PACKAGES = ("mmcl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class RunDir:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+
+    def stage(self, name: str) -> pathlib.Path:
+        return self.path / "stages" / name
+
+    def read_config(self) -> dict[str, Any]:
+        """Raises FileNotFoundError where `path` is no run directory."""
+        file = self.path / "config.json"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{self.path} is no run directory (it has no config.json); give the --workdir of "
+                "a run of mmcl_jax.main"
+            )
+        return json.loads(file.read_text())
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes config.json and environment.json; files that would not change stay untouched."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        file = self.path / "config.json"
+        if file.is_file() and file.read_text() == text:
+            return
+        write_atomically(file, text)
+        environment = json.dumps(describe_environment(), indent=2) + "\n"
+        write_atomically(self.path / "environment.json", environment)
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """What done.json says of a finished stage; None while it is not finished."""
+        file = self.stage(stage) / "done.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def mark_done(self, stage: str, summary: Mapping[str, Any]) -> None:
+        self.stage(stage).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
+        write_atomically(self.stage(stage) / "done.json", text)
+
+
+class MetricsWriter:
+    """Appends to metrics.jsonl and, where asked for, to TensorBoard and Weights & Biases.
+
+    Args:
+        run: where to write.
+        stage: written into each line.
+        resume_step: lines of this stage after this step are dropped first: they belong to steps
+            that are taken again.
+        tensorboard: also write event files, to RUN/tensorboard/<stage>.
+        wandb: `enabled`, and `project`, `entity`, `mode` of `wandb.init`, empty for its defaults.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        stage: str,
+        *,
+        resume_step: int = 0,
+        tensorboard: bool = False,
+        wandb: Mapping[str, Any] | None = None,
+    ):
+        self._file = run.path / "metrics.jsonl"
+        self._stage = stage
+        self._main = jax.process_index() == 0
+        self._board = self._wandb = None
+        if not self._main:
+            return
+        _drop_lines(self._file, stage, resume_step)
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(run.path / "tensorboard" / stage))
+        if wandb and wandb["enabled"]:
+            self._wandb = _start_wandb(run, stage, wandb)
+
+    def write(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        if not self._main:
+            return
+        line = {"stage": self._stage, "step": step, "epoch": round(epoch, 4), "time": time.time()}
+        with self._file.open("a") as file:
+            file.write(json.dumps({**line, **values}) + "\n")
+        for name, value in values.items():
+            if self._board:
+                self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(dict(values), step=step)
+
+    def close(self) -> None:
+        if self._board:
+            self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+class Progress:
+    """Rate and time left: a bar on a terminal, a plain line every `interval` seconds elsewhere."""
+
+    def __init__(self, title: str, total: int, *, unit: str, done: int = 0, interval: float = 10.0):
+        self._title, self._total, self._unit, self._interval = title, total, unit, interval
+        self._terminal = sys.stderr.isatty()
+        self._first, self._started = done, time.monotonic()
+        self._printed = -float("inf")
+
+    def update(self, done: int, *, per_step: int = 1, note: str = "") -> None:
+        """Args: `done` steps of the total; `per_step` units (examples) in a step; `note` to add."""
+        now = time.monotonic()
+        # The first step carries the compilation; the rate starts after it.
+        if done <= self._first + 1:
+            self._started, self._first = now, done
+            rate_text = "first step done"
+        else:
+            rate = (done - self._first) / (now - self._started)
+            left = format_seconds((self._total - done) / rate)
+            rate_text = f"{rate * per_step:.1f} {self._unit}/s, {left} left"
+        if now - self._printed < (0.2 if self._terminal else self._interval) and done < self._total:
+            return
+        self._printed = now
+        filled = int(20 * done / max(self._total, 1))
+        bar = f"[{'#' * filled}{'.' * (20 - filled)}] " if self._terminal else ""
+        text = f"{self._title} {bar}{done}/{self._total} {rate_text} {note}".rstrip()
+        if self._terminal:
+            end = "\n" if done >= self._total else ""
+            print(f"\r\033[K{text}", end=end, file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def format_seconds(seconds: float) -> str:
+    """`1 d 02:03:04` or `02:03:04`."""
+    days, rest = divmod(int(seconds), 86400)
+    clock = f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
+    return f"{days} d {clock}" if days else clock
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, devices, source revision and command line of this process."""
+    return {
+        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+        "git_revision": _git_revision(),
+    }
+
+
+def write_atomically(file: pathlib.Path, text: str) -> None:
+    """A reader sees the old file or the whole new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(file)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Sequence[str]:
+    """One line for each field in which two configurations differ."""
+    lines: list[str] = []
+    for key in sorted({*old, *new}):
+        path = f"{prefix}{key}"
+        before, after = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{path}.")
+        elif before != after:
+            lines.append(f"{path}: {before!r} then, {after!r} now")
+    return lines
+
+
+def _drop_lines(file: pathlib.Path, stage: str, after_step: int) -> None:
+    if not file.is_file():
+        return
+    kept, dropped = [], False
+    for text in file.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            # The last line of a run that was killed while writing it.
+            dropped = True
+            continue
+        if line["stage"] == stage and line["step"] > after_step:
+            dropped = True
+        else:
+            kept.append(text + "\n")
+    if dropped:
+        write_atomically(file, "".join(kept))
+
+
+def _start_wandb(run: RunDir, stage: str, settings: Mapping[str, Any]):
+    import wandb
+
+    return wandb.init(
+        dir=str(run.path),
+        group=run.path.name,
+        name=f"{run.path.name}/{stage}",
+        config=run.read_config(),
+        resume="allow",
+        **{name: settings[name] or None for name in ("project", "entity", "mode")},
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_revision() -> str:
+    folder = pathlib.Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

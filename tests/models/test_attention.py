@@ -1,0 +1,81 @@
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mmcl_jax.models import attention as attention_file
+from mmcl_jax.models.attention import SelfAttention, attention
+
+SHAPE = (8, 5, 2, 4)  # [B, N, heads, d]
+
+
+def test_values_and_gradients_are_those_of_plain_attention():
+    ours, our_gradients = jax.jit(_outputs_and_gradients(attention))(*_inputs())
+    expected, gradients = jax.jit(_outputs_and_gradients(_plain))(*_inputs())
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    for our, gradient in zip(our_gradients, gradients, strict=True):
+        np.testing.assert_allclose(our, gradient, atol=1e-5)
+
+
+def test_accelerators_get_the_same_numbers(monkeypatch):
+    expected = attention(*_inputs())
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(attention(*_inputs()), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "version", "capability", "served"),
+    [
+        (jnp.bfloat16, 64, "cuda 12090", "8.6", True),
+        (jnp.float16, 32, "cuda 12090", "9.0", True),
+        (jnp.float32, 64, "cuda 12090", "8.6", False),
+        (jnp.bfloat16, 64, "cuda 12090", "7.0", False),
+        (jnp.bfloat16, 20, "cuda 12090", "8.6", False),
+        (jnp.bfloat16, 64, "rocm 6", "gfx90a", False),
+    ],
+)
+def test_cudnn_is_used_where_it_serves(monkeypatch, dtype, width, version, capability, served):
+    client = types.SimpleNamespace(platform_version=version)
+    device = types.SimpleNamespace(client=client, compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert attention_file._cudnn_serves(jnp.zeros((1, 1, 1, width), dtype)) is served
+
+
+def test_half_precision_keeps_its_dtype_and_stays_close():
+    inputs = [x.astype(jnp.bfloat16) for x in _inputs()]
+    ours = attention(*inputs)
+    assert ours.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(ours, np.float32), attention(*_inputs()), atol=0.03)
+
+
+def test_eight_devices_give_the_numbers_of_one():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    spread = [jax.device_put(x, sharding) for x in _inputs()]
+    np.testing.assert_allclose(jax.jit(attention)(*spread), attention(*_inputs()), atol=1e-6)
+
+
+def test_width_must_be_a_multiple_of_heads():
+    with pytest.raises(ValueError, match=r"width 10.*heads 3"):
+        SelfAttention(3).init(jax.random.key(0), jnp.zeros((1, 2, 10)))
+
+
+def _inputs():
+    return [jax.random.normal(jax.random.key(i), SHAPE) for i in range(3)]
+
+
+def _plain(query, key, value):
+    logits = jnp.einsum("bnhd,bmhd->bhnm", query, key) / query.shape[-1] ** 0.5
+    return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(logits, axis=-1), value)
+
+
+def _outputs_and_gradients(function):
+    def run(*inputs):
+        weights = jax.random.normal(jax.random.key(9), SHAPE)
+        gradient = jax.grad(lambda *x: (function(*x) * weights).sum(), argnums=(0, 1, 2))
+        return function(*inputs), gradient(*inputs)
+
+    return run
