@@ -72,7 +72,7 @@ def stage(objective: str, **fields: Any) -> ConfigDict:
             # Towers that are not trained, and regular expressions of single parameters.
             "frozen": (),
             "frozen_parameters": (),
-            # What is predicted (labels or groups of labels), once per seed; nothing for pre-training.
+            # What is predicted (labels or groups), once per seed; nothing for pre-training.
             "targets": (),
             "seeds": (),
             # Modalities that a record must have.

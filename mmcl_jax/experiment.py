@@ -21,8 +21,9 @@ from mmcl_jax.augment.cmr import CmrAugmentation
 from mmcl_jax.augment.ecg import EcgAugmentation
 from mmcl_jax.augment.views import Views
 from mmcl_jax.data import pipeline
-from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort
+from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort, write
 from mmcl_jax.data.labels import PHENOTYPES, Label
+from mmcl_jax.data.synthetic import Synthetic
 from mmcl_jax.run_dir import RunDir, differences, write_atomically
 from mmcl_jax.sharding import check_batch_size, make_mesh
 from mmcl_jax.state import State, initialise
@@ -90,9 +91,12 @@ class Experiment:
             data = self.config["data"]
             path = pathlib.Path(data["path"] or self.run.path / "cohort")
             if not data["path"] and not path.exists():
-                from mmcl_jax.prepare import prepare_synthetic
-
-                prepare_synthetic(path, data["synthetic"], workers=data["prepare_workers"])
+                print(f"no data.path: preparing the synthetic cohort {path}", flush=True)
+                workers = data["prepare_workers"]
+                report = write(
+                    Synthetic(**data["synthetic"]), path, workers=None if workers < 0 else workers
+                )
+                print(report, end="", flush=True)
             self._cohort = open_cohort(path)
             check_settings(self._cohort, self._preprocessing())
         return self._cohort

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         source = make_source(**options)
         report = cohort.write(source, output, workers=workers, overwrite=overwrite)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"prepare {source_name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-# The sources are imported by the command that asks for them: each brings its own dependencies.
+# Each source is imported by the command that asks for it: not everyone has pydicom.
 
 
 def _synthetic(**options: Any):
@@ -57,12 +57,7 @@ def _ptbxl(**options: Any):
 
 
 def _dicom(**options: Any):
-    try:
-        from mmcl_jax.data.dicom import DicomZips
-    except ModuleNotFoundError as error:
-        if error.name != "pydicom":
-            raise
-        raise ValueError("reading DICOM needs pydicom: pip install 'mmcl_jax[dicom]'") from error
+    from mmcl_jax.data.dicom import DicomZips
 
     return DicomZips(**options)
 

@@ -70,6 +70,18 @@ def write_report(run_dir: str | os.PathLike) -> pathlib.Path:
     return output / "index.html"
 
 
+def run(experiment, **settings) -> dict[str, str]:
+    """Writes the report as the last stage of an experiment; it has no settings.
+
+    Raises:
+        ValueError: as `write_report`, or settings were given.
+    """
+    if settings:
+        raise ValueError(f"the report has no settings, found {', '.join(sorted(settings))}")
+    page_file = write_report(experiment.run.path)
+    return {"page": str(page_file.relative_to(experiment.run.path))}
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mmcl_jax.report", description=__doc__)
     parser.add_argument("run", help="run directory: the folder that holds config.json")
@@ -191,8 +203,12 @@ def _flat(tree: Mapping, prefix: str = "") -> list[tuple[str, str]]:
         label = f"{prefix}{name}".replace("_", " ")
         if isinstance(value, Mapping):
             pairs += _flat(value, f"{label}: ")
+        elif name == "command":
+            pairs.append((label, " ".join(map(str, value))))
         elif isinstance(value, list):
-            pairs.append((label, ", ".join(map(str, value))))
+            counts = {item: value.count(item) for item in dict.fromkeys(map(str, value))}
+            named = (f"{n} x {item}" if n > 1 else item for item, n in counts.items())
+            pairs.append((label, ", ".join(named)))
         else:
             pairs.append((label, str(value)))
     return pairs

@@ -95,7 +95,9 @@ def read_run(path: pathlib.Path) -> Run:
         metrics=rows,
         metrics_text=text,
         predictions=tuple(
-            _predictions(file) for file in sorted(path.glob("evaluate/predictions/*.npz"))
+            _predictions(file)
+            for file in sorted(path.glob("evaluate/predictions/*.npz"))
+            if not file.name.endswith(".part.npz")  # half written
         ),
         cmr=_arrays(path / "interpret" / "cmr_similarity.npz", _CMR_FIELDS),
         ecg=_arrays(path / "interpret" / "ecg_similarity.npz", _ECG_FIELDS),
@@ -119,18 +121,20 @@ def group_of(run: Run) -> dict[str, str]:
 
 
 def data_source(run: Run) -> str:
-    """Name of the cohort's source, '' where the run does not state it.
+    """Name of the source that the cohort was prepared from, '' where the run does not state it.
 
-    A configuration with a `data` entry that names nothing stands for the synthetic cohort.
+    It is read from the cohort where that is at hand. Else a configuration whose `data` name no
+    path stands for the synthetic cohort, and one that does is shown with that path.
     """
     data = run.config.get("data")
-    data = data if isinstance(data, Mapping) else {"source": data} if data else None
-    named = run.environment.get("data_source")
-    for key in ("source", "cohort", "name"):
-        named = named or (data or {}).get(key)
-    if not named and data is not None:
-        return "synthetic"
-    return str(named or "")
+    if not isinstance(data, Mapping):
+        return ""
+    path = str(data.get("path") or "")
+    marker = (pathlib.Path(path).expanduser() if path else run.path / "cohort") / "cohort.json"
+    source = _json(marker).get("source")
+    if source:
+        return f"{source} ({path})" if path else str(source)
+    return path or "synthetic"
 
 
 def _json(path: pathlib.Path) -> dict:

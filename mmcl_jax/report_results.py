@@ -1,5 +1,7 @@
 """Tables of results in the report: one per disease or group of labels, a summary, and retrieval."""
 
+import collections
+import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -174,9 +176,15 @@ def _grouped(run: Run, rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _shown(run: Run, *, retrieval: bool) -> list[Row]:
-    return [
-        row for row in run.metrics if row.split == "test" and _is_retrieval(row.metric) == retrieval
-    ]
+    """Rows of the test split. A result that occurs again gets a number after its model's name."""
+    rows, seen = [], collections.Counter()
+    for row in run.metrics:
+        if row.split == "test" and _is_retrieval(row.metric) == retrieval:
+            key = (row.model, row.target, row.metric, row.seed)
+            seen[key] += 1
+            model = f"{row.model} ({seen[key]})" if seen[key] > 1 else row.model
+            rows.append(dataclasses.replace(row, model=model))
+    return rows
 
 
 def _is_retrieval(metric: str) -> bool:

@@ -106,7 +106,7 @@ def train(
     seed: int,
     writers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Trains until `schedule` or early stopping ends it, from the latest checkpoint if there is one.
+    """Trains to the end of `schedule` or an early stop, from the latest checkpoint on.
 
     Args:
         state: fresh state at step 0.

@@ -1,4 +1,4 @@
-"""ECG augmentation (Section IV-C.2): random crop, Fourier-transform surrogate, noise, amplitude rescaling.
+"""ECG augmentation (Section IV-C.2): random crop, Fourier surrogate, noise, amplitude rescaling.
 
 One recording and one key in, no batch dimension; `views.py` maps it over the batch on the device.
 """
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-# The relative noise is damped: x + 0.6 * x * N(0, sigma). With sigma 0.25 that is 15 % of each sample.
+# Relative noise is x + 0.6 * x * N(0, sigma): 15 % of each sample with sigma 0.25.
 _RELATIVE_NOISE_GAIN = 0.6
 
 
@@ -97,7 +97,7 @@ def random_crop(
 ) -> Float[Array, "L length"]:
     """A window of `length` samples that starts at any of 0 ... T - length - 1.
 
-    The last possible window is never drawn, as in the authors' code. Nothing is drawn if T = length.
+    The last possible window is never drawn, as in the authors' code. If T = length there is one.
 
     Raises:
         ValueError: the recording is shorter than the window.
@@ -108,7 +108,7 @@ def random_crop(
 
 
 def ft_surrogate(ecg: Float[Array, "L T"], phases: Float[Array, " bins"]) -> Float[Array, "L T"]:
-    """Rotate the Fourier coefficients of every lead by the same phases (surrogate of Schreiber & Schmitz).
+    """Fourier-transform surrogate: the coefficients of every lead are rotated by the same phases.
 
     Args:
         ecg: a recording; any unit.
@@ -130,7 +130,7 @@ def random_phases(key: Key[Array, ""], samples: int, magnitude: float) -> Float[
 def noise(
     key: Key[Array, ""], ecg: Float[Array, "L T"], sigma: float, *, relative: bool = True
 ) -> Float[Array, "L T"]:
-    """Gaussian noise on every sample: x + 0.6 x n if `relative`, otherwise x + n, n ~ N(0, sigma)."""
+    """Noise n ~ N(0, sigma) on every sample: x + 0.6 x n if `relative`, otherwise x + n."""
     drawn = sigma * jax.random.normal(key, ecg.shape)
     return ecg + (_RELATIVE_NOISE_GAIN * ecg * drawn if relative else drawn)
 

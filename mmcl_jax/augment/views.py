@@ -18,17 +18,18 @@ _SUFFIXES = ("", "_view2")
 class Views:
     """Turns the batch of the pipeline into what the encoders see.
 
-    Each example has its own key, so the result does not depend on how the batch is split over devices.
+    Each example has its own key: how the batch is split over devices does not change the result.
 
     Attributes:
         ecg: augmentation of 'ecg'; None leaves that field as it is.
         cmr: augmentation of 'cmr', which becomes [0, 1] float; None leaves that field as it is.
-        count: 1, or 2 to add 'ecg_view2' and 'cmr_view2' from the same record. Of two views, the first
-            is always augmented and the second at the rate of its augmentation, as in the authors' code.
-        halves: take the first view from the first half of the ECG and the second from the other half
-            (CLOCS), instead of both from the whole recording.
-        mesh: devices that the batch is split over. Without it the result is the same, but XLA gathers
-            the whole batch on every device for the Fourier transform.
+        count: 1, or 2 to add 'ecg_view2' and 'cmr_view2' from the same record. Of two views, the
+            first is always augmented and the second at the rate of its augmentation, as in the
+            authors' code.
+        halves: take the first view from the first half of the ECG and the second from the other
+            half (CLOCS), instead of both from the whole recording.
+        mesh: devices that the batch is split over. Without it the result is the same, but XLA
+            gathers the whole batch on every device for the Fourier transform.
     """
 
     ecg: EcgAugmentation | None
@@ -120,8 +121,8 @@ class Views:
     def _field(self, batch: Mapping[str, Num[Array, "B ..."]], name: str) -> Num[Array, "B ..."]:
         if name not in batch:
             raise ValueError(
-                f"views: the batch has no {name!r}, only {sorted(batch)}; add it to the fields of the"
-                f" pipeline or make no view of it"
+                f"views: the batch has no {name!r}, only {sorted(batch)}; add it to the fields of"
+                " the pipeline or make no view of it"
             )
         return batch[name]
 

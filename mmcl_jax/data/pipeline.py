@@ -214,8 +214,9 @@ class _Load:
                 if label.kind == "regression":
                     if label.name not in statistics:
                         raise ValueError(
-                            f"{cohort.path}: no record of split 'train' knows label {label.name}, "
-                            "so it cannot be z-scored; pass the statistics of another cohort"
+                            f"{cohort.path}: the statistics of label {label.name} are missing, so "
+                            "it cannot be z-scored; a cohort without training records that know "
+                            "it needs the statistics of the one the model was trained on"
                         )
                     mean, deviation = statistics[label.name]
                     values[:, column] = (values[:, column] - mean) / deviation

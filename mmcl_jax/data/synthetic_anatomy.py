@@ -126,6 +126,8 @@ def draw(rng: np.random.Generator, n: int, population: Population) -> Anatomy:
     shortening = 0.312 + 0.032 * normal() + 0.006 * pressure - 0.15 * cardiomyopathy
     shortening = np.clip(shortening - 0.04 * extent, 0.07, 0.42)
     z_volume = np.log(volume / 142) / 0.22
+    sinus_rate = 62.5 + 8.5 * normal() + 3 * metabolic - 4 * fitness - 2 * male
+    sinus_rate = sinus_rate + 8 * cardiomyopathy
 
     return Anatomy(
         male=male,
@@ -136,10 +138,7 @@ def draw(rng: np.random.Generator, n: int, population: Population) -> Anatomy:
         pressure=pressure,
         ischaemia=0.3 * z_age + 0.3 * metabolic + 0.9 * normal() + 0.8 * has_infarct,
         atrial=0.3 * z_age + 0.3 * pressure + 0.2 * z_volume + 0.85 * normal(),
-        sinus_rate=np.clip(
-            62.5 + 8.5 * normal() + 3 * metabolic - 4 * fitness - 2 * male + 8 * cardiomyopathy,
-            *(42, 105),
-        ),
+        sinus_rate=np.clip(sinus_rate, 42, 105),
         rr_deviation=np.minimum(
             0.034 * np.exp(-0.35 * metabolic - 0.2 * z_age + 0.2 * fitness + 0.25 * normal()), 0.12
         ),

@@ -87,12 +87,12 @@ def draw(
         rate = float(np.clip(rate + 14 + 10 * own[0], 50, 140))
         deviation = 60 / rate * rng.uniform(0.17, 0.27)
 
-    qrs = 0.088 + 0.005 * traits.volume + 0.004 * traits.mass - 0.003 * traits.ejection
-    qrs = np.clip(qrs + 0.006 * own[1], 0.07, 0.125)
+    qrs = 0.088 + 0.0035 * traits.volume + 0.003 * traits.mass - 0.002 * traits.ejection
+    qrs = np.clip(qrs + 0.007 * own[1], 0.07, 0.125)
     block = {"normal": 0, "LBBB": 0.05, "RBBB": 0.035}[conduction]
     qrs = float(qrs + block * np.exp(0.15 * own[2]))
-    qtc = 0.405 - 0.008 * traits.male + 0.004 * traits.mass - 0.008 * traits.ejection
-    qtc = float(np.clip(qtc + 0.012 * own[3], 0.36, 0.49) + 0.6 * max(qrs - 0.1, 0))
+    qtc = 0.405 - 0.008 * traits.male + 0.003 * traits.mass - 0.006 * traits.ejection
+    qtc = float(np.clip(qtc + 0.014 * own[3], 0.36, 0.49) + 0.6 * max(qrs - 0.1, 0))
     pr = 0.158 + 0.008 * traits.age + 0.008 * traits.atrial + 0.015 * own[4]
     depolarisation, main = _depolarisation(rng, traits, conduction, qrs, own[5:10])
     return Electrophysiology(
@@ -183,10 +183,10 @@ def _depolarisation(
     own: Float[np.ndarray, "5"],
 ) -> tuple[Waves, Float[np.ndarray, "3"]]:
     """The QRS waves, and the direction and strength of the main one."""
-    voltage = np.exp(0.20 * traits.mass + 0.14 * own[0])
+    voltage = np.exp(0.15 * traits.mass + 0.18 * own[0])
     septal = np.array([-0.14, -0.06, -0.30]) * np.exp(0.2 * own[1])
     apical = np.array([0.50, 0.42, -0.25])
-    main = np.array([0.95, 0.68, 0.42 + 0.10 * traits.mass]) * voltage
+    main = np.array([0.95, 0.68, 0.42 + 0.07 * traits.mass]) * voltage
     basal = np.array([-0.18, -0.26, 0.42]) + traits.right * np.array([-0.10, 0.03, -0.07])
     centre, width = [-0.26, -0.09, 0.05, 0.28], [0.10, 0.10, 0.12, 0.12]
     if conduction == "LBBB":
@@ -207,12 +207,12 @@ def _depolarisation(
     vectors = np.concatenate([vectors, -0.45 * scar[None, :]])
     centre, width = np.array([*centre, -0.22]), np.array([*width, 0.10])
 
-    frontal = -9 * traits.mass + 10 * traits.right - 7 * traits.weight + 12 * own[2]
-    posterior = 11 * traits.volume + 9 * own[3]
+    frontal = -7 * traits.mass + 9 * traits.right - 6 * traits.weight + 14 * own[2]
+    posterior = 8 * traits.volume + 12 * own[3]
     vectors = vectors @ _rotation(frontal + 5, posterior - 4).T
 
     # Fragments: notches of random direction, larger in scarred and in weak ventricles.
-    size = 0.07 * np.exp(-0.45 * traits.ejection + 0.7 * traits.scar + 0.2 * own[4])
+    size = 0.07 * np.exp(-0.35 * traits.ejection + 0.7 * traits.scar + 0.35 * own[4])
     notches = rng.standard_normal((4, 3)) * min(size, 0.3) * np.array([[1], [-1], [1], [-1]])
     vectors = np.concatenate([vectors, notches])
     centre = np.concatenate([centre, rng.uniform(-0.3, 0.4, 4)]) * qrs
@@ -227,11 +227,11 @@ def _repolarisation(
     own: Float[np.ndarray, "5"],
 ) -> Waves:
     """ST segment and T wave."""
-    amplitude = 1 + 0.16 * traits.ejection - 0.09 * traits.metabolic - 0.06 * traits.ischaemia
-    amplitude = np.clip(amplitude + 0.13 * own[0], 0.12, None)
+    amplitude = 1 + 0.13 * traits.ejection - 0.09 * traits.metabolic - 0.06 * traits.ischaemia
+    amplitude = np.clip(amplitude + 0.17 * own[0], 0.12, None)
     peak = np.array([0.28, 0.20, -0.20 + 0.08 * (1 - traits.male)]) * amplitude
     peak = peak @ _rotation(12 * own[1], 12 * own[2]).T
-    strain = 0.05 * np.clip(traits.mass + 0.6 + 0.4 * own[3], 0, None)
+    strain = 0.045 * np.clip(traits.mass + 0.6 + 0.7 * own[3], 0, None)
     strain = strain + {"normal": 0, "LBBB": 0.30, "RBBB": 0.0}[conduction]
     peak = peak - strain * main - 0.38 * traits.scar * traits.territory
     if conduction == "RBBB":

@@ -29,6 +29,7 @@ def build(name: str, fields: Mapping[str, Any]) -> Objective:
     known = {field.name for field in dataclasses.fields(objective)} - {"parent", "name"}
     if unknown := sorted(set(fields) - known):
         raise ValueError(
-            f"objective {name!r} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            f"objective {name!r} has no field {', '.join(unknown)}; "
+            f"it has {', '.join(sorted(known))}"
         )
     return objective(**fields)

@@ -1,4 +1,4 @@
-"""Contrastive ECG-CMR pre-training (paper III-B, Figure 3): the CLIP loss between two modalities."""
+"""Contrastive ECG-CMR pre-training (paper III-B, Figure 3) with the CLIP loss."""
 
 from collections.abc import Mapping
 

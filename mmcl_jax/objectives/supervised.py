@@ -31,7 +31,7 @@ def cross_entropy(
 def binary_cross_entropy(
     logits: Float[Array, "B K"], labels: Float[Array, "B K"], smoothing: float
 ) -> Float[Array, "B K"]:
-    """Sigmoid cross-entropy per label, with the target moved smoothing / 2 towards the other side."""
+    """Sigmoid cross-entropy per label; smoothing / 2 of the target goes to the other side."""
     target = labels * (1 - smoothing) + smoothing / 2
     return -(target * jax.nn.log_sigmoid(logits) + (1 - target) * jax.nn.log_sigmoid(-logits))
 
@@ -84,7 +84,7 @@ class Objective(Base):
     def summarise(
         self, outputs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
-        """`r`, or `auroc` (macro average); labels of which a split has one class only are left out."""
+        """Mean `r` or `auroc` over the labels, without those that have one value only."""
         prediction, truth, known = (
             outputs["prediction"],
             labels["labels"],

@@ -34,8 +34,12 @@ def keys(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
+def many(augmentation, frames, box):
+    return jax.jit(jax.vmap(lambda key: augmentation(key, frames, box)))
+
+
 def resize(source, size):
-    """Bilinear resize with half-pixel centres and border replication, one output pixel at a time."""
+    """Bilinear resize with half-pixel centres and repeated borders, one output pixel at a time."""
     height, width, _ = source.shape
     result = np.zeros((size, size, 3))
     for row in range(size):
@@ -59,13 +63,13 @@ def test_clean_is_the_bilinear_resize_of_the_heart_box(box, size):
     top, left, height, width = box
     expected = resize(frames[top : top + height, left : left + width], size)
     ours = CmrAugmentation(size=size).clean(jnp.asarray(frames), box_of(*box))
-    np.testing.assert_allclose(ours, expected, atol=2e-6)
+    np.testing.assert_allclose(ours, expected, atol=5e-6)
 
 
 def test_clean_without_crop_resizes_the_whole_frame_and_ignores_the_box():
     frames = image(30, 44)
     ours = CmrAugmentation(size=20, crop_heart=False).clean(jnp.asarray(frames), box_of(1, 2, 3, 4))
-    np.testing.assert_allclose(ours, resize(frames, 20), atol=2e-6)
+    np.testing.assert_allclose(ours, resize(frames, 20), atol=5e-6)
 
 
 def test_same_size_is_the_identity():
@@ -76,26 +80,23 @@ def test_same_size_is_the_identity():
     np.testing.assert_array_equal(cropped, frames)
 
 
-def test_neutral_augmentation_and_closed_gate_are_the_clean_image():
+def test_closed_gate_leaves_the_clean_image():
     frames, box = jnp.asarray(image()), box_of(4, 6, 25, 25)
-    clean = CmrAugmentation(size=32).clean(frames, box)
-    neutral = CmrAugmentation(size=32, **NEUTRAL)(jax.random.key(0), frames, box)
-    np.testing.assert_allclose(neutral, clean, atol=1e-6)
-    closed = CmrAugmentation(size=32, probability=0.0)(jax.random.key(0), frames, box)
-    np.testing.assert_allclose(closed, clean, atol=1e-6)
+    closed = CmrAugmentation(size=32, probability=0.0)
+    views = many(closed, frames, box)(keys(5))
+    clean = np.asarray(closed.clean(frames, box))
+    np.testing.assert_allclose(views, np.broadcast_to(clean, views.shape), atol=1e-6)
 
 
 def test_gate_opens_at_its_rate():
     frames, box = jnp.asarray(image(12, 12)), whole(12, 12)
     augmentation = CmrAugmentation(size=12, probability=0.8)
-    views = jax.vmap(lambda key: augmentation(key, frames, box))(keys(1000))
+    views = many(augmentation, frames, box)(keys(1000))
     clean = np.isclose(views, frames[None], atol=1e-6).all(axis=(1, 2, 3))
     assert clean.mean() == pytest.approx(0.2, abs=0.04)
 
 
-@pytest.mark.parametrize(
-    ("turns", "flip"), [(0, True), (1, False), (-1, False), (1, True), (2, True)]
-)
+@pytest.mark.parametrize(("turns", "flip"), [(0, True), (1, False), (-1, False), (1, True)])
 def test_warp_flips_first_and_turns_counter_clockwise(turns, flip):
     frames = image(21, 21)
     expected = np.rot90(frames[:, ::-1] if flip else frames, turns)
@@ -131,8 +132,8 @@ def test_warp_fills_with_zero_what_a_rotation_brings_in_from_outside_the_box():
 
 def test_warp_agrees_with_a_slow_reference_for_a_general_rotation():
     rows, columns = np.mgrid[0:40, 0:40].astype(np.float32)
-    # Bilinear interpolation is exact on a linear ramp, so that positions can be read off the values.
-    frames = np.stack([rows, columns, np.ones_like(rows)], axis=-1) / 40
+    # Bilinear interpolation is exact on a ramp, so that positions can be read off the values.
+    frames = np.stack([rows, columns, rows + columns], axis=-1)
     angle, size, window = 0.3, 15, (4.0, 6.0, 14.0, 12.0)
     ours = cmr.warp(
         jnp.asarray(frames),
@@ -149,7 +150,9 @@ def test_warp_agrees_with_a_slow_reference_for_a_general_rotation():
         expected_row = 5 + 11.5 - offset.imag
         expected_column = 7 + 27 - (13.5 + offset.real)
         np.testing.assert_allclose(
-            ours[row, column] * 40, [expected_row, expected_column, 40], atol=1e-3
+            ours[row, column],
+            [expected_row, expected_column, expected_row + expected_column],
+            atol=1e-3,
         )
 
 
@@ -208,7 +211,7 @@ def test_colour_jitter_agrees_with_the_formulas(order):
         expected = factors[operation] * expected + (1 - factors[operation]) * other
         expected = np.clip(expected, 0, 1)
     ours = cmr.colour_jitter(jnp.asarray(frames), jnp.array(order), jnp.array(factors))
-    np.testing.assert_allclose(ours, expected, atol=2e-6)
+    np.testing.assert_allclose(ours, expected, atol=5e-6)
 
 
 def test_jitter_draws_every_order_and_factors_in_range():
@@ -221,22 +224,20 @@ def test_jitter_draws_every_order_and_factors_in_range():
     np.testing.assert_allclose(high, [1.5, 1.25, 3.0], atol=0.02)
 
 
-def test_flip_and_rotation_happen_at_their_rates():
+def test_flip_and_rotation_happen_at_their_rates_and_neutral_settings_change_nothing():
     frames, box = jnp.asarray(image(9, 9)), whole(9, 9)
-    flips = CmrAugmentation(size=9, **{**NEUTRAL, "flip_probability": 0.3})
-    views = jax.vmap(lambda key: flips(key, frames, box))(keys(1000))
+    rates = {"flip_probability": 0.3, "rotation_probability": 0.4}
+    views = many(CmrAugmentation(size=9, **{**NEUTRAL, **rates}), frames, box)(keys(2000))
+    unchanged = np.isclose(views, frames[None], atol=1e-5).all(axis=(1, 2, 3))
     flipped = np.isclose(views, frames[None, :, ::-1], atol=1e-5).all(axis=(1, 2, 3))
-    assert flipped.mean() == pytest.approx(0.3, abs=0.05)
-    turns = CmrAugmentation(size=9, **{**NEUTRAL, "rotation_probability": 0.4}, degrees=45)
-    views = jax.vmap(lambda key: turns(key, frames, box))(keys(1000))
-    straight = np.isclose(views, frames[None], atol=1e-5).all(axis=(1, 2, 3))
-    assert straight.mean() == pytest.approx(0.6, abs=0.05)
+    assert unchanged.mean() == pytest.approx(0.7 * 0.6, abs=0.05)
+    assert flipped.mean() == pytest.approx(0.3 * 0.6, abs=0.05)
 
 
 def test_views_stay_in_the_unit_range_and_differ_by_key():
     frames, box = jnp.asarray(image()), box_of(2, 3, 30, 30)
     augmentation = CmrAugmentation(size=24)
-    views = np.asarray(jax.vmap(lambda key: augmentation(key, frames, box))(keys(8)))
+    views = np.asarray(many(augmentation, frames, box)(keys(8)))
     assert views.shape == (8, 24, 24, 3)
     assert views.min() >= 0
     assert views.max() <= 1

@@ -2,14 +2,11 @@
 
 import csv
 import dataclasses
-import io
 import json
-import os
 import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -17,10 +14,6 @@ import tensorflow_datasets as tfds
 from tiny_source import LABELS, TinySource
 
 from mmcl_jax.data import cohort as cohorts
-from mmcl_jax.data.loading import load_in_order
-from mmcl_jax.data.progress import Progress
-from mmcl_jax.data.records import ShardWriter, decode, encode
-from mmcl_jax.data.staging import staged_folder
 
 # Records of splits in the tiny source, by the last digit: 0-6 train, 7 val, 8-9 test.
 MIXED = TinySource(refused=(5, 17), flagged=(2,), without_ecg=(11, 28), without_cmr=(4,), paired=10)
@@ -260,20 +253,6 @@ cohort.write(Slow(count=4), {str(tmp_path / "c")!r}, workers=0, progress=False)
     assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
 
 
-def test_a_folder_of_another_host_counts_as_abandoned_when_it_is_old(tmp_path):
-    other = tmp_path / "c[1].incomplete-elsewhere-123"
-    other.mkdir()
-    with (
-        pytest.raises(FileExistsError, match="another process is writing"),
-        staged_folder(tmp_path / "c[1]", marker="x"),
-    ):
-        pass
-    os.utime(other, (time.time() - 3600,) * 2)
-    with staged_folder(tmp_path / "c[1]", marker="x") as folder:
-        (folder / "x").touch()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["c[1]"]
-
-
 def test_open_errors(written, tmp_path):
     with pytest.raises(FileNotFoundError, match="python -m mmcl_jax.prepare SOURCE"):
         cohorts.open_cohort(tmp_path / "nowhere")
@@ -345,60 +324,6 @@ def test_a_source_without_labels(tmp_path):
     assert record["labels"].shape == (0,)
 
 
-def test_shards(tmp_path):
-    subject = TinySource().load(1)
-    payload = encode(subject, np.float32([np.nan]))
-    writer = ShardWriter(tmp_path, "val", shard_size=2)
-    for _ in range(5):
-        writer.write(payload)
-    shards = writer.close()
-    assert [shard["records"] for shard in shards] == [2, 2, 1]
-    assert shards[2]["file"] == "cohort-val.array_record-00002-of-00003"
-    assert sorted(file.name for file in tmp_path.iterdir()) == [s["file"] for s in shards]
-    assert set(decode(payload)) == {"ecg", "cmr", "cmr_box"}
-
-
-def test_tasks_may_name_the_record():
-    @dataclasses.dataclass
-    class Task:
-        record: str
-        path: pathlib.Path
-
-    class Named(TinySource):
-        tasks = tuple(Task(name, pathlib.Path(f"/data/{name}.hea")) for name in ("A1", "A2"))
-
-        def load(self, task):
-            return super().load(5 if task.record == "A1" else 6)
-
-    first, second = load_in_order(Named(refused=(5,)), workers=0)
-    assert (first.record, first.file) == ("A1", "/recordings/r005.hea")
-    assert (second.record, second.file) == ("r006", "/data/A2.hea")
-
-
 def test_negative_workers(tmp_path):
     with pytest.raises(ValueError, match="workers is -1"):
         cohorts.write(TinySource(count=1), tmp_path / "c", workers=-1, progress=False)
-
-
-def test_progress_in_a_log_file_and_on_a_terminal():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    for stream, line in ((io.StringIO(), "{}\n"), (Terminal(), "\r{}\x1b[K")):
-        now = 0.0
-        with Progress(100, stream=stream, clock=lambda: now) as progress:  # noqa: B023
-            progress.update(1)
-            assert stream.getvalue() == ""
-            now = 15.0
-            progress.update(30, "1 refused")
-            first = line.format("30 of 100 records (30 %), 2.0/s, 35 s left, 1 refused")
-            assert stream.getvalue() == first
-            now = 15.1
-            progress.update(31, "1 refused")
-            assert stream.getvalue() == first
-            now = 50.0
-            progress.update(100, "1 refused")
-        last = line.format("100 of 100 records (100 %), 2.0/s in 50 s, 1 refused")
-        assert stream.getvalue().rstrip("\n").endswith(last.rstrip("\n"))
-        assert stream.getvalue().endswith("\n")

@@ -1,8 +1,8 @@
 import numpy as np
+import phantom
 import pytest
 
 from mmcl_jax.data import cmr, left_ventricle
-from tests.data import phantom
 
 
 @pytest.mark.parametrize("centre", [(60.0, 75.0), (50.0, 90.0), (74.0, 66.0)])

@@ -10,14 +10,13 @@ def digital():
     return np.random.default_rng(0).integers(-3000, 3000, (3, 40)).astype("<i2")
 
 
-def write(folder, digital, *, layout="16", scale="1000.0(0)/mV", prefix=b"", samples=None):
+def write(folder, digital, *, layout="16", scale="1000.0(0)/mV", prefix=b"", zero=0):
     """A record of one signal file, with checksums; returns its header."""
     (folder / "a.dat").write_bytes(prefix + digital.T.tobytes())
-    count = digital.shape[1] if samples is None else samples
-    lines = [f"a {len(digital)} 500 {count}"]
+    lines = [f"a {len(digital)} 500 {digital.shape[1]}"]
     for row, name in zip(digital, ("I", "II", "chest lead 1"), strict=False):
         total = row.sum(dtype=np.int64) % 65536
-        lines.append(f"a.dat {layout} {scale} 16 0 {row[0]} {total} 0 {name}")
+        lines.append(f"a.dat {layout} {scale} 16 {zero} {row[0]} {total} 0 {name}")
     header = folder / "a.hea"
     header.write_text("\n".join([*lines, "# Age: 60", "#Dx: 426783006"]) + "\n")
     return header
@@ -54,9 +53,8 @@ def test_the_suffix_may_be_left_out(tmp_path, digital):
     ],
 )
 def test_gain_baseline_and_unit(tmp_path, digital, scale, gain, baseline, unit):
-    header = write(tmp_path, digital, scale=scale)
-    edit(header, " 16 0 ", " 16 7 ")  # the ADC zero stands in for an absent baseline
-    found = wfdb.read(header)
+    # The ADC zero stands in for an absent baseline.
+    found = wfdb.read(write(tmp_path, digital, scale=scale, zero=7))
     np.testing.assert_allclose(found.signal, (digital.astype(float) - baseline) / gain)
     assert set(found.units) == {unit}
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,8 +8,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mmcl_jax.models import resnet
 from tests.golden_weights import relative_error
-
-TINY = {"depth": 18, "width": 4}
 
 
 def test_features_and_map_are_the_published_ones(resnet50):
@@ -49,17 +49,18 @@ def test_parameter_counts(depth, count):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_convolutions_are_xla_convolutions_with_symmetric_padding(size, stride, side):
-    x = jax.random.normal(jax.random.key(0), (2, side, side, 3))
-    conv = resnet.Conv(5, size, stride)
-    variables = conv.init(jax.random.key(1), x)
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(2, side, side, 3)).astype(np.float32)
+    kernel = draw.normal(size=(size, size, 3, 5)).astype(np.float32)
+    ours = resnet.Conv(5, size, stride).apply({"params": {"kernel": kernel}}, x)
     expected = jax.lax.conv_general_dilated(
         x,
-        variables["params"]["kernel"],
+        kernel,
         (stride, stride),
         ((size // 2, size // 2),) * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-5)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_convolutions_start_kaiming_normal_over_the_outputs():
@@ -69,33 +70,47 @@ def test_convolutions_start_kaiming_normal_over_the_outputs():
 
 
 def test_eight_devices_give_the_numbers_of_one():
-    model, variables, frames = _tiny()
-    step = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))
+    block, variables, x = _block()
+    step = jax.jit(lambda v, x: block.apply(v, x, train=True, mutable=["batch_stats"]))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    spread = jax.device_put(frames, NamedSharding(mesh, PartitionSpec("data")))
-    outputs, state = step(variables, frames)
-    spread_outputs, spread_state = step(variables, spread)
-    np.testing.assert_allclose(spread_outputs["features"], outputs["features"], atol=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), spread_state, state)
+    spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    output, state = step(variables, x)
+    spread_output, spread_state = step(variables, spread)
+    np.testing.assert_allclose(spread_output, output, atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), spread_state, state)
 
 
 def test_evaluation_neither_moves_statistics_nor_mixes_examples():
-    model, variables, frames = _tiny()
-    outputs, state = model.apply(variables, frames, mutable=["batch_stats"])
+    block, variables, x = _block()
+    evaluate = jax.jit(lambda v, x: block.apply(v, x, train=False, mutable=["batch_stats"]))
+    output, state = evaluate(variables, x)
     jax.tree.map(np.testing.assert_array_equal, state["batch_stats"], variables["batch_stats"])
-    alone = model.apply(variables, frames[:1])
-    np.testing.assert_allclose(alone["features"], outputs["features"][:1], atol=1e-5)
+    others = np.concatenate([x[:1], np.full_like(x[1:], 7.0)])
+    alone, _ = evaluate(variables, others)
+    np.testing.assert_allclose(alone[0], output[0], atol=1e-5)
 
 
 def test_bfloat16_computes_close_and_keeps_float32_state():
-    model, variables, frames = _tiny()
-    half = resnet.Model(**TINY, dtype="bfloat16")
-    outputs, state = half.apply(variables, frames, train=True, mutable=["batch_stats"])
-    expected, _ = model.apply(variables, frames, train=True, mutable=["batch_stats"])
-    assert outputs["map"].dtype == jnp.bfloat16
-    assert outputs["features"].dtype == jnp.float32
+    block, variables, x = _block()
+    half = resnet.Bottleneck(4, 2, dtype=jnp.bfloat16)
+    train = {"train": True, "mutable": ["batch_stats"]}
+    output, state = jax.jit(functools.partial(half.apply, **train))(variables, x)
+    expected, _ = jax.jit(functools.partial(block.apply, **train))(variables, x)
+    assert output.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
-    assert relative_error(outputs["features"], expected["features"]) < 0.05
+    assert relative_error(output, expected) < 0.02
+
+
+@pytest.mark.parametrize(("depth", "channels"), [(18, 32), (50, 128)])
+def test_output_shapes_and_dtypes(depth, channels):
+    model = resnet.Model(depth, width=4, dtype="bfloat16")
+    frames = jax.ShapeDtypeStruct((2, 210, 210, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), frames)
+    outputs = jax.eval_shape(model.apply, variables, frames)
+    assert outputs["map"].shape == (2, 7, 7, channels)
+    assert outputs["map"].dtype == jnp.bfloat16
+    assert outputs["features"].shape == (2, channels)
+    assert outputs["features"].dtype == jnp.float32
 
 
 def test_unknown_depth_is_named():
@@ -103,7 +118,8 @@ def test_unknown_depth_is_named():
         resnet.Model(34).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
-def _tiny():
-    model = resnet.Model(**TINY)
-    frames = jax.random.uniform(jax.random.key(0), (8, 48, 48, 3))
-    return model, jax.jit(model.init)(jax.random.key(1), frames), frames
+def _block():
+    block = resnet.Bottleneck(4, 2)
+    x = np.random.default_rng(0).normal(size=(8, 9, 9, 6)).astype(np.float32)
+    init = jax.jit(lambda key, x: block.init(key, x, train=False))
+    return block, init(jax.random.key(1), x), x

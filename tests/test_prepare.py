@@ -1,0 +1,134 @@
+"""The command `python -m mmcl_jax.prepare`."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import tiny_source
+
+from mmcl_jax import prepare
+from mmcl_jax.data import cohort as cohorts
+from mmcl_jax.data import ptbxl, synthetic
+
+
+@pytest.fixture
+def tiny_ptbxl(monkeypatch):
+    """Puts the tiny source, two of its records refused, in the place of PTB-XL."""
+    seen = []
+
+    def make(**options):
+        seen.append(options)
+        return tiny_source.TinySource(count=8, refused=(1, 2))
+
+    monkeypatch.setattr(ptbxl, "PtbXl", make)
+    return seen
+
+
+def test_writes_a_cohort_and_prints_the_summary(tiny_ptbxl, tmp_path, capsys):
+    output = tmp_path / "deep" / "cohort"
+    arguments = ["ptbxl", "--input", "in", "--output", str(output), "--workers", "0"]
+    assert prepare.main(arguments) == 0
+    assert tiny_ptbxl == [{"input": "in"}]
+    assert cohorts.open_cohort(output).splits == {"train": 5, "val": 1, "test": 0}
+    printed = capsys.readouterr()
+    assert "read 8, used 6, refused 2" in printed.out
+    assert "2 x lead V6 is absent" in printed.out
+    assert "8 of 8 records (100 %)" in printed.err
+
+    assert prepare.main(arguments) == 1
+    assert capsys.readouterr().err == (
+        f"prepare ptbxl: {output} exists; choose another output, or --overwrite to replace\n"
+    )
+    assert prepare.main([*arguments, "--overwrite"]) == 0
+
+
+def test_strict(tiny_ptbxl, tmp_path, capsys):
+    output = tmp_path / "cohort"
+    arguments = ["ptbxl", "--input", "in", "--output", str(output), "--workers", "0", "--strict"]
+    assert prepare.main(arguments) == 1
+    assert "--strict: 2 records were refused" in capsys.readouterr().err
+    assert cohorts.open_cohort(output).splits["train"] == 5
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    output = str(tmp_path / "cohort")
+    assert prepare.main(["ptbxl", "--input", str(tmp_path), "--output", output]) == 1
+    assert prepare.main(["dicom", "--input", str(tmp_path / "none"), "--output", output]) == 1
+    assert prepare.main(["synthetic", "--subjects", "0", "--output", output]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("prepare ptbxl: ")
+    assert str(tmp_path / "none") in lines[1]
+    assert "subjects is 0" in lines[2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dicom_without_its_reader(monkeypatch, tmp_path, capsys):
+    monkeypatch.delitem(sys.modules, "mmcl_jax.data.dicom", raising=False)
+    monkeypatch.delitem(sys.modules, "mmcl_jax.data.cine", raising=False)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    arguments = ["dicom", "--input", str(tmp_path), "--output", str(tmp_path / "cohort")]
+    assert prepare.main(arguments) == 1
+    assert "pip install 'mmcl_jax[dicom]'" in capsys.readouterr().err
+
+
+def test_options_reach_the_synthetic_source(monkeypatch, tmp_path):
+    made = []
+
+    def make(**options):
+        made.append(options)
+        return tiny_source.TinySource(count=2)
+
+    monkeypatch.setattr(synthetic, "Synthetic", make)
+    arguments = [
+        "--subjects",
+        "7",
+        "--seed",
+        "3",
+        "--prevalence",
+        "demo",
+        "--imaged",
+        "0.5",
+        "--workers",
+        "0",
+    ]
+    assert prepare.main(["synthetic", "--output", str(tmp_path / "c"), *arguments]) == 0
+    expected = {"subjects": 7, "seed": 3, "prevalence": "demo", "imaged": 0.5, "phenotyped": 0.5}
+    assert made == [expected]
+
+
+@pytest.mark.parametrize("source", ["synthetic", "ptbxl", "dicom"])
+def test_help(source, capsys):
+    with pytest.raises(SystemExit) as stop:
+        prepare.main([source, "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"example: python -m mmcl_jax.prepare {source} " in text
+    assert "--strict" in text
+
+
+def test_a_command_line_with_a_worker_process(tmp_path):
+    output = tmp_path / "cohort"
+    command = [sys.executable, "-m", "mmcl_jax.prepare", "synthetic"]
+    command += ["--subjects", "3", "--prevalence", "demo", "--workers", "1"]
+    done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "read 3, used 3, refused 0" in done.stdout
+    cohort = cohorts.open_cohort(output)
+    assert sum(cohort.splits.values()) == 3
+    assert cohort.settings == json.loads(json.dumps(synthetic.Synthetic().settings))
+
+
+def test_real_ecgs(recordings, tmp_path):
+    source = ptbxl.PtbXl(recordings / "ptbxl")
+    source.tasks = source.tasks[:6]
+    report = cohorts.write(source, tmp_path / "c", workers=0, progress=False)
+    assert report.used == 6
+    cohort = cohorts.open_cohort(tmp_path / "c")
+    assert [label.name for label in cohort.target("superclass")][:2] == ["NORM", "MI"]
+    split = next(name for name, size in cohort.splits.items() if size)
+    ecg = cohort.source(split)[0]["ecg"]
+    assert ecg.shape == (12, 5000)
+    assert abs(ecg[:3].mean()) < 1e-3
+    assert ecg[:3].std() == pytest.approx(1, abs=1e-2)
