@@ -92,7 +92,11 @@ class Checkpoints:
         self._latest.wait_until_finished()
         self._best.wait_until_finished()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.wait()
         self._latest.close()
         self._best.close()
 

@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 
 from mmcl_jax.bootstrap import Result
 from mmcl_jax.data import pipeline
-from mmcl_jax.experiment import Experiment, Model, Stage
+from mmcl_jax.experiment import Experiment, Model
 from mmcl_jax.metrics import binary_results, regression_results, retrieval_results
 from mmcl_jax.run_dir import write_atomically
 from mmcl_jax.sharding import make_mesh, replicate, shard_batch, to_host
+from mmcl_jax.stages import Stage
 from mmcl_jax.state import make_predict_step
 
 COLUMNS = ("model", "target", "split", "metric", "value", "low", "high", "n", "seed")

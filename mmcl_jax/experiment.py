@@ -1,7 +1,6 @@
 """An experiment: the ordered stages of a configuration, what is done of them, and the hand-off.
 
-A training stage with `targets` and `seeds` stands for one stage per target and seed, named
-`finetune/CAD/0`. The verbs `evaluate`, `interpret` and `report` are stages too; they run again when
+The verbs `evaluate`, `interpret` and `report` are stages too; they run again when
 the training stages they look at have changed.
 """
 
@@ -16,39 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmcl_jax import checkpoints, models, objectives, optim
-from mmcl_jax.augment.cmr import CmrAugmentation
-from mmcl_jax.augment.ecg import EcgAugmentation
+from mmcl_jax import checkpoints, objectives, stages
 from mmcl_jax.augment.views import Views
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort, write
-from mmcl_jax.data.labels import PHENOTYPES, Label
+from mmcl_jax.data.labels import Label
 from mmcl_jax.data.synthetic import Synthetic
 from mmcl_jax.run_dir import RunDir, differences, write_atomically
-from mmcl_jax.sharding import check_batch_size, make_mesh
+from mmcl_jax.stages import Stage
 from mmcl_jax.state import State, initialise
-from mmcl_jax.train import Schedule, train
+from mmcl_jax.train import train
 
 VERBS = ("evaluate", "interpret", "report")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One stage as it is run.
-
-    Attributes:
-        name: path below RUN/stages, such as `mdm` or `finetune/CAD/0`.
-        group: its name in the configuration, such as `finetune`.
-        config: its settings.
-        seed: of initialisation, data order and every draw.
-        target: label or group of labels that it predicts; empty for pre-training.
-    """
-
-    name: str
-    group: str
-    config: Mapping[str, Any]
-    seed: int
-    target: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +53,7 @@ class Experiment:
 
     def __init__(self, config: Mapping[str, Any], run: RunDir):
         self.config, self.run = config, run
-        self.stages = expand(config)
+        self.stages = stages.expand(config)
         self._cohort: Cohort | None = None
 
     @classmethod
@@ -143,21 +121,21 @@ class Experiment:
     def train(self, stage: Stage) -> dict[str, Any]:
         """Trains one stage, from its latest checkpoint where there is one."""
         config, cohort = stage.config, self.cohort
-        objective, views, labels = self.build(stage)
+        objective, views, labels = stages.build(stage, self.config["models"], self.cohort)
         names = tuple(label.name for label in labels)
         fields = tuple(config["fields"])
         select = {"fields": fields, "target": names or None}
         rows = pipeline.select(
             cohort,
             "train",
-            balanced=config["balanced"] and objective_kind(labels) == "binary",
+            balanced=config["balanced"] and stages.objective_kind(labels) == "binary",
             fraction=config["fraction"],
             seed=config["selection_seed"],
             **select,
         )
         val_rows = pipeline.select(cohort, "val", **select)
         batch_size = config["batch_size"]
-        schedule = self._schedule(stage, rows, labels)
+        schedule = stages.schedule(stage, cohort, rows, labels)
         common = {"fields": fields, "labels": names, "batch_size": batch_size}
         shards = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
@@ -181,107 +159,39 @@ class Experiment:
         example = next(iter(eval_batches()))
         params, extra = initialise(objective, views, _first_rows(example), key)
         params, extra = self._take_over(stage, params, extra)
-        rate, optimizer = self._optimizer(stage, schedule, params)
+        rate, optimizer = stages.optimizer(
+            stage, schedule, params, depth=self.config["models"]["ecg_encoder"]["depth"]
+        )
         state = State(
             step=np.zeros((), np.int32),
             params=params,
             extra=extra,
             optimizer_state=optimizer.init(params),
         )
-        summary = train(
-            self.run,
-            stage.name,
-            objective,
-            state,
-            optimizer=optimizer,
-            learning_rate=rate,
-            views=views,
-            schedule=schedule,
-            train_batches=train_batches,
-            eval_batches=eval_batches,
-            seed=stage.seed,
-            writers=self.config["writers"],
-        )
+        with checkpoints.Checkpoints(self.run.stage(stage.name)) as saved:
+            summary = train(
+                self.run,
+                stage.name,
+                objective,
+                state,
+                saved,
+                optimizer=optimizer,
+                learning_rate=rate,
+                views=views,
+                schedule=schedule,
+                train_batches=train_batches,
+                eval_batches=eval_batches,
+                seed=stage.seed,
+                writers=self.config["writers"],
+            )
         return {**summary, "hand_on": config["hand_on"], "records": len(rows)}
-
-    def build(self, stage: Stage) -> tuple[objectives.Objective, Views, tuple[Label, ...]]:
-        """Objective, views and labels of a stage."""
-        config = stage.config
-        labels = self.cohort.target(_members(stage.target)) if stage.target else ()
-        settings = {**config["settings"], "frozen": tuple(config["frozen"])}
-        towers = {
-            tower: {**self.config["models"][tower], **changes}
-            for tower, changes in config["towers"].items()
-        }
-        if stage.target:
-            settings["kind"] = objective_kind(labels)
-            towers["head"] = {
-                **towers["head"],
-                "outputs": 2 if settings["kind"] == "binary" else len(labels),
-            }
-        built = {tower: models.build(spec) for tower, spec in towers.items()}
-        objective = objectives.build(config["objective"], {**settings, **built})
-        views = Views(
-            ecg=EcgAugmentation(**config["ecg_view"]) if "ecg" in config["fields"] else None,
-            cmr=CmrAugmentation(**config["cmr_view"]) if "cmr" in config["fields"] else None,
-            count=config["views"],
-            mesh=make_mesh(),
-        )
-        return objective, views, labels
 
     def load(self, stage: Stage) -> Model:
         """A finished stage with the parameters that it hands on."""
         done = self._require_done(stage.name)
         params, extra, step = checkpoints.load(self.run.stage(stage.name), done["hand_on"])
-        objective, views, labels = self.build(stage)
+        objective, views, labels = stages.build(stage, self.config["models"], self.cohort)
         return Model(objective, views, params, extra, labels, step)
-
-    def _schedule(self, stage: Stage, rows: np.ndarray, labels: Sequence[Label]) -> Schedule:
-        config = stage.config
-        batch_size = config["batch_size"]
-        check_batch_size(batch_size, make_mesh(), f"stages.{stage.group}.batch_size")
-        per_epoch = pipeline.steps_per_epoch(self.cohort, "train", rows, batch_size)
-        select, band = config["select"], config["band"]
-        if labels:
-            kind = "regression" if labels[0].kind == "regression" else "classification"
-            select, band = select[kind], band[kind]
-        return Schedule(
-            steps=config["epochs"] * per_epoch,
-            steps_per_epoch=per_epoch,
-            batch_size=batch_size,
-            evaluate_every=config["evaluate_every_epochs"] * per_epoch,
-            log_every=config["log_every"],
-            select=select,
-            patience=config["patience"],
-            band=band,
-        )
-
-    def _optimizer(self, stage: Stage, schedule: Schedule, params: Any):
-        config = dict(stage.config["optimizer"])
-        base = config.pop("base_rate", None)
-        rate = config.pop("rate", None)
-        if (base is None) == (rate is None):
-            raise ValueError(
-                f"stage {stage.name}: the optimizer takes either `rate`, the learning rate, or "
-                "`base_rate`, multiplied by batch size / 4"
-            )
-        peak = rate if base is None else optim.scaled_rate(base, schedule.batch_size)
-        learning_rate = optim.schedule(
-            config.pop("schedule"),
-            base=peak,
-            steps=schedule.steps,
-            warmup=config.pop("warmup_epochs") * schedule.steps_per_epoch,
-            steps_per_epoch=schedule.steps_per_epoch,
-        )
-        frozen = [f"^{tower}/" for tower in stage.config["frozen"]]
-        encoder = self.config["models"]["ecg_encoder"]
-        return learning_rate, optim.optimizer(
-            params,
-            schedule=learning_rate,
-            frozen=(*frozen, *stage.config["frozen_parameters"]),
-            depth=encoder["depth"],
-            **{key: tuple(v) if isinstance(v, list) else v for key, v in config.items()},
-        )
 
     def _take_over(self, stage: Stage, params: Any, extra: Any) -> tuple[Any, Any]:
         """Replaces towers by those of earlier stages, or of another run as `RUN:STAGE`."""
@@ -351,44 +261,6 @@ class Experiment:
                 f"{self.run.path} holds stage {stage.name} with other settings: "
                 f"{'; '.join(lines)}. Use a new --workdir, or delete {file.parent} to run it again"
             )
-
-
-def expand(config: Mapping[str, Any]) -> list[Stage]:
-    """The stages of `config['order']`, one for each target and seed where a stage names them."""
-    stages = []
-    for group in config["order"]:
-        if group not in config["stages"]:
-            raise ValueError(
-                f"order names stage {group!r}; the configuration has {', '.join(config['stages'])}"
-            )
-        settings = dict(config["stages"][group])
-        targets = settings.pop("targets", ())
-        seeds = settings.pop("seeds", ())
-        if not targets:
-            stages.append(Stage(group, group, settings, config["seed"]))
-        for target in targets:
-            for seed in seeds:
-                name = f"{group}/{target}/{seed}"
-                stages.append(Stage(name, group, settings, seed, target))
-    return stages
-
-
-def objective_kind(labels: Sequence[Label]) -> str:
-    """`binary`, `multilabel` or `regression`, as the labels of one target are."""
-    kinds = {label.kind for label in labels}
-    if len(kinds) > 1:
-        raise ValueError(
-            "one target cannot mix kinds of labels: "
-            + ", ".join(f"{label.name} is {label.kind}" for label in labels)
-        )
-    if kinds == {"binary"}:
-        return "binary" if len(labels) == 1 else "multilabel"
-    return "regression"
-
-
-def _members(target: str) -> str | tuple[str, ...]:
-    """`phenotypes` stands for all 61; anything else is a label or a group of the cohort."""
-    return tuple(label.name for label in PHENOTYPES) if target == "phenotypes" else target
 
 
 def _chosen(stage: Stage, selected: Sequence[str]) -> bool:

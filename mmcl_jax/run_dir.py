@@ -118,46 +118,6 @@ class MetricsWriter:
             self._wandb.finish()
 
 
-class Progress:
-    """Rate and time left: a bar on a terminal, a plain line every `interval` seconds elsewhere."""
-
-    def __init__(self, title: str, total: int, *, unit: str, done: int = 0, interval: float = 10.0):
-        self._title, self._total, self._unit, self._interval = title, total, unit, interval
-        self._terminal = sys.stderr.isatty()
-        self._first, self._started = done, time.monotonic()
-        self._printed = -float("inf")
-
-    def update(self, done: int, *, per_step: int = 1, note: str = "") -> None:
-        """Args: `done` steps of the total; `per_step` units (examples) in a step; `note` to add."""
-        now = time.monotonic()
-        # The first step carries the compilation; the rate starts after it.
-        if done <= self._first + 1:
-            self._started, self._first = now, done
-            rate_text = "first step done"
-        else:
-            rate = (done - self._first) / (now - self._started)
-            left = format_seconds((self._total - done) / rate)
-            rate_text = f"{rate * per_step:.1f} {self._unit}/s, {left} left"
-        if now - self._printed < (0.2 if self._terminal else self._interval) and done < self._total:
-            return
-        self._printed = now
-        filled = int(20 * done / max(self._total, 1))
-        bar = f"[{'#' * filled}{'.' * (20 - filled)}] " if self._terminal else ""
-        text = f"{self._title} {bar}{done}/{self._total} {rate_text} {note}".rstrip()
-        if self._terminal:
-            end = "\n" if done >= self._total else ""
-            print(f"\r\033[K{text}", end=end, file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-
-def format_seconds(seconds: float) -> str:
-    """`1 d 02:03:04` or `02:03:04`."""
-    days, rest = divmod(int(seconds), 86400)
-    clock = f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
-    return f"{days} d {clock}" if days else clock
-
-
 def describe_environment() -> dict[str, Any]:
     """Versions, devices, source revision and command line of this process."""
     return {

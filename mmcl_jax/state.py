@@ -81,7 +81,7 @@ def make_train_step(
             extra=objective.update_extra(params, dict(extra)),
             optimizer_state=optimizer_state,
         )
-        return state, {"loss": loss, "gradient_norm": optax.global_norm(gradient), **metrics}
+        return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **metrics}
 
     return jax.jit(step, donate_argnums=0)
 

@@ -19,7 +19,8 @@ import optax
 
 from mmcl_jax.checkpoints import Checkpoints
 from mmcl_jax.objectives.base import Objective
-from mmcl_jax.run_dir import MetricsWriter, Progress, RunDir
+from mmcl_jax.progress import Progress
+from mmcl_jax.run_dir import MetricsWriter, RunDir
 from mmcl_jax.sharding import check_batch_size, make_mesh, replicate, shard_batch, to_host
 from mmcl_jax.state import State, make_eval_step, make_train_step
 
@@ -96,6 +97,7 @@ def train(
     stage: str,
     objective: Objective,
     state: State,
+    checkpoints: Checkpoints,
     *,
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[int], float],
@@ -110,6 +112,7 @@ def train(
 
     Args:
         state: fresh state at step 0.
+        checkpoints: of this stage; closing them, also after an error, is the caller's business.
         learning_rate: rate at a step, for the log.
         train_batches: endless batches from a given step on.
         eval_batches: the validation split, once through.
@@ -126,7 +129,6 @@ def train(
     # --- restore -------------------------------------------------------------------------------
     mesh = make_mesh()
     check_batch_size(schedule.batch_size, mesh, f"stage {stage}")
-    checkpoints = Checkpoints(run.stage(stage))
     sign = -1 if schedule.select.endswith("loss") else 1
     stopping = EarlyStopping(sign, schedule.patience, schedule.band)
     last_metrics: dict[str, float] = {}
@@ -137,7 +139,14 @@ def train(
         last_metrics = progress["metrics"]
     step = int(state.step)
     writer = MetricsWriter(run, stage, resume_step=step, **(writers or {}))
-    bar = Progress(stage, schedule.steps, unit="examples", done=step)
+    bar = Progress(
+        schedule.steps,
+        title=stage,
+        unit="steps",
+        per_item=schedule.batch_size,
+        rate_unit="examples",
+        enabled=jax.process_index() == 0,
+    )
 
     # --- compiled functions --------------------------------------------------------------------
     train_step = make_train_step(objective, optimizer, views)
@@ -162,7 +171,7 @@ def train(
         checkpoints.save_latest(state, progress)
 
     # --- loop ----------------------------------------------------------------------------------
-    with _SignalWatch() as signals:
+    with _SignalWatch() as signals, bar:
         while step < schedule.steps and not stopping.stop:
             state, metrics = train_step(state, shard_batch(next(batches), mesh), root_key)
             step += 1
@@ -170,7 +179,7 @@ def train(
                 # At most one step waits on the device while the host prepares the next.
                 jax.block_until_ready(pending[-1][1]["loss"])
             pending.append((step, metrics))
-            bar.update(step, per_step=schedule.batch_size)
+            bar.update(step)
 
             finished = step == schedule.steps
             evaluate_now = finished or (
@@ -188,14 +197,11 @@ def train(
             elif signals.received:
                 save(last_metrics)
             if signals.received and not finished:
-                checkpoints.wait()
                 raise Interrupted(
                     f"stage {stage} stopped by {signals.name} and saved at step {step} of "
                     f"{schedule.steps}",
                     signals.received,
                 )
-    checkpoints.wait()
-    checkpoints.close()
     writer.close()
     return {
         "steps": step,

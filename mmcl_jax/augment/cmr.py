@@ -27,6 +27,7 @@ class CmrAugmentation:
     Attributes:
         size: rows and columns of the result.
         crop_heart: take the heart box as the image; otherwise the whole frame.
+        box: top, left, height, width of one box for all subjects, instead of each subject's own.
         flip_probability: rate of the horizontal flip.
         rotation_probability: rate of the rotation.
         degrees: the angle is uniform in [-degrees, degrees].
@@ -38,6 +39,7 @@ class CmrAugmentation:
 
     size: int = 210
     crop_heart: bool = True
+    box: tuple[int, int, int, int] | None = None
     flip_probability: float = 0.5
     rotation_probability: float = 0.5
     degrees: float = 45.0
@@ -107,7 +109,9 @@ class CmrAugmentation:
         return warp(frames, box, _whole(box), angle=0.0, flip=False, size=self.size)
 
     def _box(self, frames: Float[Array, "H W 3"], box: Int[Array, "4"]) -> Int[Array, "4"]:
-        return box if self.crop_heart else jnp.array([0, 0, *frames.shape[:2]], jnp.int32)
+        if not self.crop_heart:
+            return jnp.array([0, 0, *frames.shape[:2]], jnp.int32)
+        return box if self.box is None else jnp.array(self.box, jnp.int32)
 
 
 def warp(

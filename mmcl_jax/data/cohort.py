@@ -26,10 +26,10 @@ from mmcl_jax.data.admission import Admission, CohortError
 from mmcl_jax.data.labels import Label
 from mmcl_jax.data.loading import Loaded, default_workers, load_in_order
 from mmcl_jax.data.preparation_report import Report
-from mmcl_jax.data.progress import Progress
 from mmcl_jax.data.records import FIELDS, RecordSource, ShardWriter, write_tfds_metadata
 from mmcl_jax.data.staging import staged_folder
 from mmcl_jax.data.subject import SPLITS, Source
+from mmcl_jax.progress import Progress
 
 FORMAT = 1  # version of this layout
 _MARKER = "cohort.json"

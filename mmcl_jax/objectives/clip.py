@@ -121,5 +121,6 @@ class Objective(Base):
         del labels
         similarity = outputs["ecg_projection"] @ outputs["cmr_projection"].T
         own = np.diagonal(similarity)
-        rank = (similarity > own[:, None]).sum(axis=1)
-        return {"recall@1": float((rank < 1).mean()), "recall@10": float((rank < 10).mean())}
+        # Rank 1 is the best; a tie counts against the model.
+        rank = (similarity >= own[:, None]).sum(axis=1)
+        return {f"recall@{k}": float((rank <= k).mean()) for k in (1, 10)}

@@ -114,7 +114,8 @@ def test_the_ecg_tells_something_about_the_heart():
         lead = simulation.ecg[10]
         after = [lead[s + 60 : s + 200].mean() - lead[s - 20] for s in starts[1:-1]]
         lateral_t.append(np.mean(after) / np.ptp(lead))
-    assert np.corrcoef(np.array(rates).T)[0, 1] > 0.9
+    # The median: so simple a detector takes a tall T wave for a beat now and then.
+    assert np.median(np.abs(np.diff(rates, axis=1))) < 2  # beats/min
     fibrillation = np.array(fibrillation)
     assert 3 <= fibrillation.sum() <= 25
     assert np.median(np.array(irregular)[fibrillation]) > 2 * np.median(

@@ -1,0 +1,176 @@
+"""From the settings of a stage to what the loop takes: objective, views, schedule, optimiser.
+
+A training stage with `targets` and `seeds` stands for one stage per target and seed, named
+`finetune/CAD/0`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optax
+from jaxtyping import Int
+
+from mmcl_jax import models, objectives, optim
+from mmcl_jax.augment.cmr import CmrAugmentation
+from mmcl_jax.augment.ecg import EcgAugmentation
+from mmcl_jax.augment.views import Views
+from mmcl_jax.data import pipeline
+from mmcl_jax.data.cohort import Cohort
+from mmcl_jax.data.labels import PHENOTYPES, Label
+from mmcl_jax.sharding import check_batch_size, make_mesh
+from mmcl_jax.train import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage as it is run.
+
+    Attributes:
+        name: path below RUN/stages, such as `mdm` or `finetune/CAD/0`.
+        group: its name in the configuration, such as `finetune`.
+        config: its settings.
+        seed: of initialisation, data order and every draw.
+        target: label or group of labels that it predicts; empty for pre-training.
+    """
+
+    name: str
+    group: str
+    config: Mapping[str, Any]
+    seed: int
+    target: str = ""
+
+
+def expand(config: Mapping[str, Any]) -> list[Stage]:
+    """The stages of `config['order']`, one for each target and seed where a stage names them."""
+    stages = []
+    for group in config["order"]:
+        if group not in config["stages"]:
+            raise ValueError(
+                f"order names stage {group!r}; the configuration has {', '.join(config['stages'])}"
+            )
+        settings = dict(config["stages"][group])
+        targets = settings.pop("targets", ())
+        seeds = settings.pop("seeds", ())
+        if not targets:
+            stages.append(Stage(group, group, settings, config["seed"]))
+        for target in targets:
+            for seed in seeds:
+                name = f"{group}/{target}/{seed}"
+                stages.append(Stage(name, group, settings, seed, target))
+    return stages
+
+
+def build(
+    stage: Stage, towers: Mapping[str, Any], cohort: Cohort
+) -> tuple[objectives.Objective, Views, tuple[Label, ...]]:
+    """Objective, views and labels of a stage.
+
+    Args:
+        towers: `models` of the configuration: the settings of each tower before the stage's own.
+        cohort: says what a target is.
+    """
+    config = stage.config
+    labels = cohort.target(_members(stage.target)) if stage.target else ()
+    settings = {**config["settings"], "frozen": tuple(config["frozen"])}
+    specs = {tower: {**towers[tower], **changes} for tower, changes in config["towers"].items()}
+    if stage.target:
+        settings["kind"] = objective_kind(labels)
+        specs["head"] = {
+            **specs["head"],
+            "outputs": 2 if settings["kind"] == "binary" else len(labels),
+        }
+    built = {tower: models.build(spec) for tower, spec in specs.items()}
+    objective = objectives.build(config["objective"], {**settings, **built})
+    views = Views(
+        ecg=EcgAugmentation(**config["ecg_view"]) if "ecg" in config["fields"] else None,
+        cmr=CmrAugmentation(**_tuples(config["cmr_view"])) if "cmr" in config["fields"] else None,
+        count=config["views"],
+        mesh=make_mesh(),
+    )
+    return objective, views, labels
+
+
+def schedule(
+    stage: Stage, cohort: Cohort, rows: Int[np.ndarray, " n"], labels: Sequence[Label]
+) -> Schedule:
+    """How long a stage trains on `rows` of the training split, in steps."""
+    config = stage.config
+    batch_size = config["batch_size"]
+    check_batch_size(batch_size, make_mesh(), f"stages.{stage.group}.batch_size")
+    per_epoch = pipeline.steps_per_epoch(cohort, "train", rows, batch_size)
+    select, band = config["select"], config["band"]
+    if labels:
+        kind = "regression" if labels[0].kind == "regression" else "classification"
+        select, band = select[kind], band[kind]
+    return Schedule(
+        steps=config["epochs"] * per_epoch,
+        steps_per_epoch=per_epoch,
+        batch_size=batch_size,
+        evaluate_every=config["evaluate_every_epochs"] * per_epoch,
+        log_every=config["log_every"],
+        select=select,
+        patience=config["patience"],
+        band=band,
+    )
+
+
+def optimizer(
+    stage: Stage, schedule: Schedule, params: Any, depth: int
+) -> tuple[optim.Schedule, optax.GradientTransformation]:
+    """Learning rate by step, and the optimiser that follows it.
+
+    Args:
+        depth: blocks of the ECG encoder, for layer decay.
+
+    Raises:
+        ValueError: the settings give no learning rate, or two.
+    """
+    config = dict(stage.config["optimizer"])
+    base = config.pop("base_rate", None)
+    rate = config.pop("rate", None)
+    if (base is None) == (rate is None):
+        raise ValueError(
+            f"stage {stage.name}: the optimizer takes either `rate`, the learning rate, or "
+            "`base_rate`, multiplied by batch size / 4"
+        )
+    peak = rate if base is None else optim.scaled_rate(base, schedule.batch_size)
+    learning_rate = optim.schedule(
+        config.pop("schedule"),
+        base=peak,
+        steps=schedule.steps,
+        warmup=config.pop("warmup_epochs") * schedule.steps_per_epoch,
+        steps_per_epoch=schedule.steps_per_epoch,
+    )
+    frozen = [f"^{tower}/" for tower in stage.config["frozen"]]
+    return learning_rate, optim.optimizer(
+        params,
+        schedule=learning_rate,
+        frozen=(*frozen, *stage.config["frozen_parameters"]),
+        depth=depth,
+        **_tuples(config),
+    )
+
+
+def objective_kind(labels: Sequence[Label]) -> str:
+    """`binary`, `multilabel` or `regression`, as the labels of one target are."""
+    kinds = {label.kind for label in labels}
+    if len(kinds) > 1:
+        raise ValueError(
+            "one target cannot mix kinds of labels: "
+            + ", ".join(f"{label.name} is {label.kind}" for label in labels)
+        )
+    if kinds == {"binary"}:
+        return "binary" if len(labels) == 1 else "multilabel"
+    return "regression"
+
+
+def _members(target: str) -> str | tuple[str, ...]:
+    """`phenotypes` stands for all 61; anything else is a label or a group of the cohort."""
+    return tuple(label.name for label in PHENOTYPES) if target == "phenotypes" else target
+
+
+def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists, as JSON has them, as the tuples of a hashable dataclass."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}

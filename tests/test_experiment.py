@@ -1,0 +1,322 @@
+"""The whole path on a handful of synthetic subjects: from a configuration file to a report."""
+
+import csv
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from mmcl_jax.checkpoints import load
+from mmcl_jax.experiment import Experiment
+from mmcl_jax.run_dir import RunDir
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+
+
+def read_config(name: str, argument: str = "demo"):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(argument)
+    config.unlock()
+    return config
+
+
+def shrink(config, epochs: int = 1) -> dict:
+    """Every stage of a configuration in a second or so of steps."""
+    config.models.ecg_encoder.update({"width": 16, "depth": 1, "heads": 2, "samples": 1000})
+    config.models.decoder.update({"width": 16, "depth": 1, "heads": 2, "samples": 1000})
+    if "cmr_encoder" in config.models:
+        config.models.cmr_encoder.update({"depth": 18, "width": 8})
+        config.data.synthetic.subjects = 80
+        config.data.prepare_workers = 0
+    for name in config.order:
+        stage = config.stages[name]
+        if "objective" not in stage:
+            continue
+        stage.epochs, stage.batch_size = epochs, 8
+        stage.optimizer.warmup_epochs = 0
+        stage.ecg_view.length = 1000
+        if "cmr" in stage.fields:
+            stage.cmr_view.size = 48
+        if stage.targets:
+            with config.ignore_type():
+                stage.targets = tuple(t for t in stage.targets if t not in ("AF", "DM"))
+    config.stages.evaluate.update({"resamples": 50, "batch_size": 8})
+    return json.loads(config.to_json())
+
+
+def snapshot(folder: pathlib.Path) -> dict[str, tuple[int, int]]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(f): (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
+
+
+def start(config: dict, folder: pathlib.Path) -> Experiment:
+    run = RunDir(folder)
+    experiment = Experiment(config, run)
+    run.write_config(config)
+    return experiment
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mmcl")
+    config = shrink(read_config("mmcl"))
+    assert start(config, folder).run_all()
+    return config, folder
+
+
+def rows(folder):
+    with (folder / "report" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_stage_leaves_its_results(finished):
+    _, folder = finished
+    for stage in ("mdm", "image", "mmcl", "finetune/CAD/0", "finetune/phenotypes/0", "report"):
+        assert json.loads((folder / "stages" / stage / "done.json").read_text())
+    table = rows(folder)
+    assert list(table[0]) == [
+        "model", "target", "split", "metric", "value", "low", "high", "n", "seed",
+    ]  # fmt: skip
+    found = {(row["target"], row["split"], row["metric"]) for row in table}
+    assert {("CAD", "test", "auroc"), ("CAD", "val", "ap"), ("LVEDV", "test", "r")} <= found
+    assert ("ECG-CMR", "test", "ecg_to_cmr/recall@1") in found
+    assert len({target for target, _, metric in found if metric == "r"}) == 61
+    page = (folder / "report" / "index.html").read_text()
+    assert "Synthetic cohort" in page
+    assert 'src="http' not in page
+
+
+def test_predictions_are_in_the_unit_of_the_label(finished):
+    _, folder = finished
+    file = np.load(folder / "evaluate" / "predictions" / "finetune__phenotypes__0.npz")
+    column = file["names"].tolist().index("LVEDV")
+    assert file["units"][column] == "mL"
+    assert 90 < np.median(file["prediction"][:, column]) < 220
+    assert set(file["split"].tolist()) == {"val", "test"}
+
+
+def test_heat_maps_cover_frames_and_leads(finished):
+    _, folder = finished
+    cmr = np.load(folder / "interpret" / "cmr_similarity.npz")
+    ecg = np.load(folder / "interpret" / "ecg_similarity.npz")
+    assert cmr["frames"].shape[1:] == (48, 48, 3)
+    assert cmr["similarity"].shape == (6, 2, 2)
+    assert ecg["similarity"].shape == (6, 12, 10)
+    assert np.abs(cmr["similarity"]).max() <= 1 + 1e-6
+    assert ecg["similarity"].std() > 0
+
+
+def test_the_same_command_again_changes_nothing(finished):
+    config, folder = finished
+    before = snapshot(folder)
+    assert not start(config, folder).run_all()
+    assert snapshot(folder) == before
+
+
+def test_towers_were_handed_on(finished):
+    _, folder = finished
+    stages = folder / "stages"
+    mdm, _, _ = load(stages / "mdm", "latest")
+    finetuned, _, _ = load(stages / "finetune/CAD/0", "best")
+    assert {"ecg_encoder", "decoder"} == set(mdm)
+    assert {"ecg_encoder", "head"} == set(finetuned)
+    # Frozen during MDM: still the sin-cos table of a fresh encoder.
+    table = mdm["ecg_encoder"]["pos_embed"]
+    np.testing.assert_array_equal(table[0, 0], 0)
+    # The contrastive stage started from that table and has trained it since.
+    clip, extra, _ = load(stages / "mmcl", "best")
+    moved = np.abs(clip["ecg_encoder"]["pos_embed"] - table)
+    assert 0 < moved.max() < 0.1
+    assert extra["batch_stats"].keys() == {"cmr_encoder"}
+
+
+def test_changed_settings_of_a_finished_stage_are_refused(finished):
+    config, folder = finished
+    changed = json.loads(json.dumps(config))
+    changed["stages"]["mdm"]["epochs"] = 7
+    with pytest.raises(ValueError, match=r"stage mdm with other settings: stage.epochs: 1 then, 7"):
+        Experiment(changed, RunDir(folder)).run_all()
+
+
+def test_unknown_stage_is_refused(finished):
+    config, folder = finished
+    with pytest.raises(ValueError, match="no stage mdn; the configuration has mdm, image, mmcl"):
+        Experiment(config, RunDir(folder)).run_all(["mdn"])
+
+
+def test_a_stage_needs_the_one_before(finished, tmp_path):
+    config, folder = finished
+    config = json.loads(json.dumps(config))
+    config["data"]["path"] = str(folder / "cohort")
+    with pytest.raises(ValueError, match="stage mdm of .* is not done; run it first"):
+        start(config, tmp_path / "alone").run_all(["mmcl"])
+
+
+def test_a_stage_can_start_from_another_run(finished, tmp_path):
+    config, folder = finished
+    config = json.loads(json.dumps(config))
+    config["data"]["path"] = str(folder / "cohort")
+    config["stages"]["finetune"]["init"] = {"ecg_encoder": f"{folder}:mmcl"}
+    config["stages"]["finetune"]["targets"] = ["CAD"]
+    experiment = start(config, tmp_path / "other")
+    assert experiment.run_all(["finetune/CAD"])
+    ours, _, _ = load(tmp_path / "other" / "stages" / "finetune/CAD/0", "latest")
+    theirs, _, _ = load(folder / "stages" / "finetune/CAD/0", "latest")
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_another_preprocessing_is_refused(finished, tmp_path):
+    config, folder = finished
+    config = json.loads(json.dumps(config))
+    config["data"]["path"] = str(folder / "cohort")
+    config["data"]["preprocessing"]["ecg"]["clip"] = 3.0
+    with pytest.raises(ValueError, match=r"ecg.clip: found 4.0, expected 3.0"):
+        start(config, tmp_path / "other").run_all(["mdm"])
+
+
+def test_a_frozen_tower_stays_bit_for_bit(finished, tmp_path):
+    config, folder = finished
+    config = json.loads(json.dumps(config))
+    config["data"]["path"] = str(folder / "cohort")
+    config["stages"]["mmcl"]["init"] = {
+        "ecg_encoder": f"{folder}:mdm",
+        "cmr_encoder": f"{folder}:image",
+    }
+    config["stages"]["mmcl"]["frozen"] = ["cmr_encoder"]
+    assert start(config, tmp_path / "frozen").run_all(["mmcl"])
+    params, extra, _ = load(tmp_path / "frozen" / "stages" / "mmcl", "latest")
+    image, image_extra, _ = load(folder / "stages" / "image", "best")
+    jax.tree.map(np.testing.assert_array_equal, params["cmr_encoder"], image["cmr_encoder"])
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        extra["batch_stats"]["cmr_encoder"],
+        image_extra["batch_stats"]["cmr_encoder"],
+    )
+
+
+# --- as a user runs it ---------------------------------------------------------------------------
+
+
+def main_command(folder, cache, cohort, *changes):
+    """The command line of a tiny ECG-only run: MDM, then fine-tuning of CAD."""
+    flags = [
+        "config.models.ecg_encoder.width=16", "config.models.ecg_encoder.heads=2",
+        "config.models.ecg_encoder.depth=1", "config.models.decoder.width=16",
+        "config.stages.mdm.batch_size=8", "config.stages.finetune.batch_size=8",
+        "config.stages.mdm.epochs=30", "config.stages.finetune.epochs=30",
+        "config.stages.finetune.patience=-1", "config.stages.finetune.targets=('CAD',)",
+        "config.stages.finetune.init.ecg_encoder=mdm",
+        "config.stages.finetune.new=('/attention_pool/','/fc_norm/')",
+        "config.stages.finetune.unused=('/norm/',)",
+        f"config.data.path={cohort}", f"workdir={folder}", f"compile_cache={cache}",
+        "stages=mdm,finetune", *changes,
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "mmcl_jax.main", f"--config={CONFIGS / 'mmcl.py'}:demo"]
+    return [*command, *(f"--{flag}" for flag in flags)]
+
+
+def run_command(command, **options):
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
+
+
+def kill_when(command, checkpoint: pathlib.Path, number: signal.Signals):
+    """Starts `command` and signals it as soon as a stage has a checkpoint."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 600
+    while not any(path.name.isdigit() for path in checkpoint.glob("*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    output = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+@pytest.mark.slow
+def test_killed_in_any_stage_ends_in_the_same_parameters(finished, tmp_path):
+    cohort, cache = finished[1] / "cohort", tmp_path / "cache"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    result = run_command(main_command(whole, cache, cohort))
+    assert result.returncode == 0, result.stderr
+    command = main_command(killed, cache, cohort)
+    for stage in ("mdm", "finetune/CAD/0"):
+        folder = killed / "stages" / stage
+        code, _ = kill_when(command, folder / "checkpoints" / "latest", signal.SIGKILL)
+        assert code == -signal.SIGKILL
+        assert not (folder / "done.json").exists()
+    result = run_command(command)
+    assert result.returncode == 0, result.stderr
+    for stage in ("mdm", "finetune/CAD/0"):
+        for which in ("latest", "best"):
+            ours = load(killed / "stages" / stage, which)
+            theirs = load(whole / "stages" / stage, which)
+            jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_says_how_to_continue(finished, tmp_path):
+    command = main_command(tmp_path / "run", tmp_path / "cache", finished[1] / "cohort")
+    latest = tmp_path / "run" / "stages" / "mdm" / "checkpoints" / "latest"
+    code, (_, errors) = kill_when(command, latest, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM and saved at step" in errors
+    assert "python -m mmcl_jax.main" in errors
+    assert f"--workdir={tmp_path / 'run'}" in errors
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("config.stages.mdm.epoch=3", "epoch"),
+        ("config.data.path=/no/such/cohort", "/no/such/cohort"),
+        ("stages=mdn", "no stage mdn"),
+        ("config.data.preprocessing.ecg.clip=3.0", "ecg.clip: found 4.0, expected 3.0"),
+        ("config.stages.mdm.batch_size=4096", "4096"),
+    ],
+)
+def test_bad_input_ends_in_one_line(finished, tmp_path, change, message):
+    command = main_command(tmp_path / "run", tmp_path / "cache", finished[1] / "cohort", change)
+    result = run_command(command, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 3
+
+
+def test_unknown_config_argument_lists_the_known():
+    with pytest.raises(ValueError, match="unknown config argument dmeo. Known: demo: small"):
+        read_config("mmcl", "dmeo")
+
+
+def test_reference_switches_to_the_published_settings():
+    config = read_config("mmcl", "reference")
+    assert config.stages.mdm.settings.rounding == "truncate"
+    assert config.stages.mmcl.optimizer.name == "adam_l2"
+    assert config.stages.finetune.towers.ecg_encoder.fc_norm_twice
+    assert read_config("mmcl", "reference,demo").models.ecg_encoder.width < 384
+
+
+def test_ptbxl_recipe_on_real_recordings(recordings, tmp_path):
+    from mmcl_jax import prepare
+
+    cohort = tmp_path / "ptbxl"
+    source = str(recordings / "ptbxl")
+    assert prepare.main(["ptbxl", "--input", source, "--output", str(cohort)]) == 0
+    config = read_config("ptbxl")
+    config.data.path = str(cohort)
+    config = shrink(config)
+    folder = tmp_path / "run"
+    assert start(config, folder).run_all()
+    found = {row["target"] for row in rows(folder) if row["metric"] == "auroc" and row["value"]}
+    assert found == {"NORM", "MI", "STTC", "CD", "HYP"}
+    assert "Synthetic cohort" not in (folder / "report" / "index.html").read_text()

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from mmcl_jax.run_dir import MetricsWriter, RunDir, differences
+
+
+def test_resuming_drops_lines_of_steps_taken_again(tmp_path):
+    run = RunDir(tmp_path)
+    writer = MetricsWriter(run, "mdm")
+    for step in (1, 2, 3):
+        writer.write(step, step / 2, {"train/loss": 1 / step})
+    MetricsWriter(run, "mmcl").write(9, 1.0, {"train/loss": 5.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "mdm", "st')
+    MetricsWriter(run, "mdm", resume_step=2)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    kept = [(line["stage"], line["step"]) for line in lines]
+    assert kept == [("mdm", 1), ("mdm", 2), ("mmcl", 9)]
+
+
+def test_tensorboard_gets_the_same_values(tmp_path):
+    pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
+    writer = MetricsWriter(RunDir(tmp_path), "mdm", tensorboard=True)
+    writer.write(1, 0.5, {"train/loss": 2.0})
+    writer.close()
+    (events,) = (tmp_path / "tensorboard" / "mdm").iterdir()
+    assert b"train/loss" in events.read_bytes()
+
+
+def test_config_is_written_once(tmp_path):
+    run = RunDir(tmp_path / "run")
+    run.write_config({"name": "a"})
+    written = (tmp_path / "run" / "config.json").stat().st_mtime_ns
+    run.write_config({"name": "a"})
+    assert (tmp_path / "run" / "config.json").stat().st_mtime_ns == written
+    assert run.read_config() == {"name": "a"}
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["packages"]["jax"]
+
+
+def test_no_run_directory_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no run directory"):
+        RunDir(tmp_path).read_config()
+
+
+def test_differences_name_the_fields():
+    old = {"epochs": 3, "optimizer": {"rate": 1e-3}, "same": [1]}
+    new = {"epochs": 3, "optimizer": {"rate": 1e-4, "b1": 0.9}, "same": [1]}
+    assert differences(old, new) == [
+        "optimizer.b1: '(absent)' then, 0.9 now",
+        "optimizer.rate: 0.001 then, 0.0001 now",
+    ]
