@@ -81,7 +81,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config.stages.image = default_config.stage(
         "simclr",
         settings={"temperature": 0.1},
-        towers={"cmr_encoder": {}, "cmr_projector": {"hidden": 2048, "out": 256}},
+        # 512 views a step: blocks are computed again in the backward pass to save memory.
+        towers={
+            "cmr_encoder": {"rematerialise": True}, "cmr_projector": {"hidden": 2048, "out": 256},
+        },
         fields=("cmr",),
         views=2,
         cmr_view=dict(cmr_view, crop_heart=False),

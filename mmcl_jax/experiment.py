@@ -75,6 +75,10 @@ class Experiment:
                     Synthetic(**data["synthetic"]), path, workers=None if workers < 0 else workers
                 )
                 print(report, end="", flush=True)
+                # Only here: matplotlib would cost every start and every worker a second.
+                from mmcl_jax.cohort_figures import write_preview
+
+                print(f"preview: {write_preview(path)}", flush=True)
             self._cohort = open_cohort(path)
             check_settings(self._cohort, self._preprocessing())
         return self._cohort

@@ -61,13 +61,24 @@ class Scatter:
     predicted: Float[np.ndarray, " N"]
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG; equal figures give equal bytes, because no version or date is written."""
+def png(figure: Figure, description: str = "") -> bytes:
+    """The figure as PNG; equal figures give equal bytes, because no version or date is written.
+
+    `description` says in the file itself what the picture shows.
+    """
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
+    metadata = {"Software": None} | ({"Description": description} if description else {})
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=DPI, metadata=metadata)
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def new_figure(width: float, height: float) -> Iterator[Figure]:
+    """A new figure of `width` x `height` inches, in the style of the report."""
+    with matplotlib.rc_context(_STYLE):
+        yield Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 @contextlib.contextmanager
@@ -75,8 +86,7 @@ def figure_grid(
     width: float, height: float, *, rows: int = 1, columns: int = 1
 ) -> Iterator[tuple[Figure, np.ndarray]]:
     """A new figure of `width` x `height` inches and its `[rows, columns]` axes."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    with new_figure(width, height) as figure:
         yield figure, figure.subplots(rows, columns, squeeze=False)
 
 

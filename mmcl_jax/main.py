@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import sys
 
 import jax
@@ -52,6 +53,10 @@ def main(argv: list[str]) -> int:
         except Interrupted as stopped:
             print(f"{stopped}. To continue, run it again:\n  {_command()}", file=sys.stderr)
             return 128 + stopped.signal_number
+        except KeyboardInterrupt:
+            # Outside the loop: while a cohort is prepared, or in evaluation.
+            print(f"interrupted. To continue, run it again:\n  {_command()}", file=sys.stderr)
+            return 128 + signal.SIGINT
     if not ran:
         print(f"all {len(done)} stages are done; nothing to do")
     report = run.path / "report" / "index.html"

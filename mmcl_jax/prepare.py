@@ -2,7 +2,8 @@
 
     python -m mmcl_jax.prepare SOURCE --input ... --output ...
 
-Every source goes through the same preprocessing and the same report. The exit code is 0 when the
+Every source goes through the same preprocessing and the same report, and the folder gets a
+preview.png that shows a few of its records. The exit code is 0 when the
 cohort is written, and 1 when the input or the output cannot be used, or with --strict when a
 record was refused.
 """
@@ -30,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"prepare {source_name}: interrupted, nothing written", file=sys.stderr)
         return 130
-    print(report, end="")
+    print(report, end="", flush=True)
+    # Only here: worker processes import this module too, and draw nothing.
+    from mmcl_jax.cohort_figures import write_preview
+
+    print(f"preview: {write_preview(report.path)}")
     if strict and report.refused:
         print(
             f"prepare {source_name}: --strict: {len(report.refused)} records were refused, "

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+_SHORTEST = 1.0  # seconds that give a rate: the first results of workers come all at once
+
 
 class Progress:
     """One line, rewritten on a terminal; elsewhere, as in a log file, a line every 10 seconds.
@@ -78,7 +80,7 @@ class Progress:
             line += f"[{'#' * int(20 * share):.<20}] "
         line += f"{done:,} of {self._total:,} {self._unit} ({100 * share:.0f} %)"
         elapsed = now - self._start
-        if done > self._first and elapsed > 0:
+        if done > self._first and elapsed >= _SHORTEST:
             rate = (done - self._first) / elapsed
             unit = f" {self._rate_unit}" if self._rate_unit else ""
             line += f", {rate * self._per_item:,.1f}{unit}/s"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mmcl_jax import report_figures
-from mmcl_jax.report_inputs import Predictions, Run, data_source, read_run
+from mmcl_jax.report_inputs import Predictions, Run, cohort_preview, data_source, read_run
 from mmcl_jax.report_page import (
     Html,
     code,
@@ -59,6 +59,9 @@ def write_report(run_dir: str | os.PathLike) -> pathlib.Path:
         ("retrieval", "Retrieval", retrieval_section(run)),
         ("maps", "Similarity maps", report_figures.similarity_section(run, figures)),
     ]
+    if preview := cohort_preview(run):
+        content = report_figures.cohort_section(preview, figures)
+        sections.insert(2, ("cohort", "Cohort", content))
     names = [*_write_metrics(run, output), *_write_predictions(run, output), *figures.names]
     sections.append(("files", "Files", _files_section(names)))
     title = f"Report: {run.config.get('name') or run.path.resolve().name}"
@@ -137,8 +140,8 @@ def _stages_section(run: Run) -> Html:
 def _files_section(names: list[str]) -> Html:
     links = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>' for name in names)
     note = (
-        "They lie beside this page. The predictions and the similarity maps name single records: "
-        "treat them as the cohort itself."
+        "They lie beside this page. The predictions, the similarity maps and the picture of the "
+        "cohort name single records: treat them as the cohort itself."
     )
     return join(paragraph(note), Html(f"<ul>{links}</ul>")) if names else paragraph("None.")
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from mmcl_jax import cohort_figures, metrics, similarity_figures
 from mmcl_jax import figures as draw
-from mmcl_jax import metrics, similarity_figures
 from mmcl_jax.report_inputs import Predictions, Run, seed_of, without_seed
 from mmcl_jax.report_page import Html, details, join, paragraph, picture
 from mmcl_jax.report_results import NAMES, result_text
@@ -29,7 +29,9 @@ class Figures:
         self.names: list[str] = []
 
     def add(self, name: str, figure: Figure, alt: str, caption: str = "") -> Html:
-        content = draw.png(figure)
+        return self.add_png(name, draw.png(figure), alt, caption)
+
+    def add_png(self, name: str, content: bytes, alt: str, caption: str = "") -> Html:
         name = file_name(name)
         taken = sum(other.startswith(f"{name}.") for other in self.names)
         name = f"{name}.{taken + 1}.png" if taken else f"{name}.png"
@@ -53,6 +55,13 @@ def best_metric(records: Sequence[dict]) -> str:
     best = choose(range(len(values)), key=values.__getitem__)
     metric = name.removeprefix("val/")
     return f"{NAMES.get(metric, metric)} {values[best]:.4g} at step {steps[best]:,}"
+
+
+def cohort_section(preview: pathlib.Path, figures: Figures) -> Html:
+    """A few records of the cohort as its preparation drew them."""
+    return figures.add_png(
+        "cohort", preview.read_bytes(), "A few records of the cohort", cohort_figures.shown(preview)
+    )
 
 
 def training_section(run: Run, figures: Figures) -> Html:

@@ -130,11 +130,22 @@ def data_source(run: Run) -> str:
     if not isinstance(data, Mapping):
         return ""
     path = str(data.get("path") or "")
-    marker = (pathlib.Path(path).expanduser() if path else run.path / "cohort") / "cohort.json"
-    source = _json(marker).get("source")
+    source = _json(_cohort_folder(run) / "cohort.json").get("source")
     if source:
         return f"{source} ({path})" if path else str(source)
     return path or "synthetic"
+
+
+def cohort_preview(run: Run) -> pathlib.Path | None:
+    """The picture that was drawn when the cohort of the run was prepared, where it is at hand."""
+    file = _cohort_folder(run) / "preview.png"
+    return file if file.is_file() else None
+
+
+def _cohort_folder(run: Run) -> pathlib.Path:
+    data = run.config.get("data")
+    path = data.get("path") if isinstance(data, Mapping) else None
+    return pathlib.Path(str(path)).expanduser() if path else run.path / "cohort"
 
 
 def _json(path: pathlib.Path) -> dict:

@@ -1,15 +1,17 @@
 """The command `python -m mmcl_jax.prepare`."""
 
+import csv
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tiny_source
 
 from mmcl_jax import prepare
+from mmcl_jax.data import cmr, ptbxl, synthetic
 from mmcl_jax.data import cohort as cohorts
-from mmcl_jax.data import ptbxl, synthetic
 
 
 @pytest.fixture
@@ -132,3 +134,59 @@ def test_real_ecgs(recordings, tmp_path):
     assert ecg.shape == (12, 5000)
     assert abs(ecg[:3].mean()) < 1e-3
     assert ecg[:3].std() == pytest.approx(1, abs=1e-2)
+
+
+def test_real_pairs_of_cmr_and_ecg(recordings, tmp_path, capsys):
+    """The ECGs are those of other people: this tests the path of the data, nothing clinical."""
+    pytest.importorskip("pydicom")
+    zips = recordings / "sunnybrook" / "dicom_zip"
+    # Subject, split, LVEDV, and the expert's contour of the middle slice at ED.
+    rows = {
+        "SCD0000101_sax_full": ("a", "train", "194.5", "SC-HF-I-1", 119),
+        "SCD0000201_sax_3slices": ("b", "val", "", "SC-HF-I-2", 140),
+        "SCD0000301_sax_3slices": ("c", "test", "232.7", "SC-HF-I-4", 120),
+    }
+    pairs = tmp_path / "pairs.csv"
+    with pairs.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["subject", "cmr", "ecg", "split", "LVEDV"])
+        for number, (name, (subject, split, volume, *_)) in enumerate(rows.items(), start=1):
+            writer.writerow([subject, f"{name}.zip", f"00000/0000{number}_hr", split, volume])
+    output = tmp_path / "cohort"
+    arguments = ["dicom", "--input", str(zips), "--pairs", str(pairs), "--output", str(output)]
+    arguments += ["--ecg", str(recordings / "ptbxl" / "records500"), "--workers", "0"]
+    assert prepare.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "records with: ECG 3, CMR 3, both 3" in printed
+    assert "3 x phases by blood-pool area, e.g. ES" in printed
+    assert "2 x few slices: 3" in printed
+    assert "constant heart box" not in printed
+    assert (output / "preview.png").is_file()
+
+    cohort = cohorts.open_cohort(output)
+    assert cohort.splits == {"train": 1, "val": 1, "test": 1}
+    assert [label.name for label in cohort.labels] == ["LVEDV"]
+    assert cohort.statistics == {"LVEDV": (194.5, 1.0)}
+    for number, (name, row) in enumerate(rows.items(), start=1):
+        subject, split, volume, patient, contour = row
+        table = cohort.table(split)
+        assert table["record"] == [f"{subject}+{name}+0000{number}_hr"]
+        assert table["subject"] == [subject]
+        np.testing.assert_allclose(table["labels"], [[float(volume or "nan")]], rtol=1e-6)
+        record = cohort.source(split)[0]
+        assert record["ecg"].shape == (12, 5000)
+        assert record["ecg"][6:].std() == pytest.approx(1, abs=1e-2)
+        assert record["cmr"].shape == (210, 210, 3)
+        assert record["cmr"].max() == 255
+        file = recordings / f"sunnybrook/contours/{patient}/i-contours"
+        file = file / f"IM-0001-{contour:04d}-icontour-manual.txt"
+        x, y = (np.loadtxt(file) + cmr.offset((256, 256))).T
+        top, left, height, width = record["cmr_box"]
+        assert left < x.mean() < left + width
+        assert top < y.mean() < top + height
+        window = record["cmr"][
+            int(y.min()) : int(y.max()) + 1, int(x.min()) : int(x.max()) + 1
+        ].astype(float)
+        # The bright pool fills the box around its contour at ED best at ED, worst at ES.
+        es, mid, ed = window.mean(axis=(0, 1))
+        assert es < mid < ed

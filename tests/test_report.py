@@ -11,9 +11,12 @@ import types
 
 import numpy as np
 import pytest
+import tiny_source
 from made_run import write_run
 
 from mmcl_jax import report
+from mmcl_jax.cohort_figures import write_preview
+from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.report import write_report
 from mmcl_jax.report_figures import best_metric, file_name
 from mmcl_jax.report_inputs import METRIC_COLUMNS, read_run
@@ -131,6 +134,28 @@ def test_equal_inputs_give_equal_bytes(run, page):
     before = {file.name: file.read_bytes() for file in (run / "report").iterdir()}
     write_report(run)
     assert {file.name: file.read_bytes() for file in (run / "report").iterdir()} == before
+
+
+def test_the_cohort_is_shown_where_its_preview_is_at_hand(tmp_path):
+    cohort = tmp_path / "data" / "mine"
+    run = tmp_path / "run"
+    run.mkdir()
+    for config, folder in (({"data": {"path": str(cohort)}}, cohort), ({}, run / "cohort")):
+        (run / "config.json").write_text(json.dumps(config))
+        assert "Cohort" not in _Reader(write_report(run).read_text()).text
+        source = tiny_source.TinySource(count=3)
+        cohorts.write(source, folder, workers=0, progress=False)
+        preview = write_preview(folder)
+        page = write_report(run).read_text()
+        (embedded,) = re.findall(r'base64,([^"]+)"', page)
+        assert base64.b64decode(embedded) == preview.read_bytes()
+        assert (run / "report" / "cohort.png").read_bytes() == preview.read_bytes()
+        assert (
+            "Recordings (source: tiny): the ES, mid and ED frames of r000, r001, r002 with the "
+            "heart box, and the first 5 s of the preprocessed ECG of r000, r001."
+        ) in page
+        assert page.index(">What was run</h2>") < page.index(">Cohort</h2>")
+        assert page.index(">Cohort</h2>") < page.index(">Stages</h2>")
 
 
 def test_a_run_that_holds_only_its_configuration(tmp_path):

@@ -50,7 +50,7 @@ class Admission:
                     "ECG, bit for bit, in two splits; remove one or put both into one split"
                 )
             if record != entry.record:
-                self.flagged.append((entry.record, f"same ECG as record {record}"))
+                self.flagged.append((entry.record, f"same ECG as another record: {record}"))
         self.flagged += [(entry.record, flag) for flag in entry.flags]
         self._records.add(entry.record)
         self.used[entry.split].append(dataclasses.replace(entry, payload=b""))

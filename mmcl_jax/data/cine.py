@@ -66,7 +66,7 @@ def read_zip(path: str | os.PathLike) -> Cine:
     kept = {place: images for place, images in slices.items() if _kind(images) == kind}
     flags = ()
     if len(kept) < len(slices):
-        flags += (f"{len(slices) - len(kept)} slices left out: other size or number of frames",)
+        flags += (f"slices left out: {len(slices) - len(kept)} of other size or number of frames",)
     if len(kept) <= _FEW_SLICES:
         flags += (f"few slices: {len(kept)}",)
 

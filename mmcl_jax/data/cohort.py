@@ -6,6 +6,7 @@ A folder of ArrayRecord files (a TFDS data set, see `records.py`), and beside th
     index.npz      a table per split: record, subject, has_ecg, has_cmr, labels
     refused.csv    records that could not be used, with file and reason
     flagged.csv    records that are used but deserve a look
+    preview.png    a few records as pictures (`cohort_figures.py` draws it afterwards)
 
 `write` makes one, `open_cohort` opens it.
 """

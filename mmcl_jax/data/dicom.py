@@ -111,7 +111,7 @@ def prepare(
     The slice is the middle one of the stack. The phases follow from the blood-pool area of the
     left ventricle over all slices, the box lies around it; where it is not found, a disc at the
     centre of the image stands in for the phases and the box is the constant one. The remarks say
-    which rule was used.
+    which frames were taken, and where the box is the constant one.
 
     Raises:
         RefusedRecord: fewer than 3 frames, or nothing moves.
@@ -129,19 +129,18 @@ def prepare(
     except ValueError as error:
         raise RefusedRecord(path, str(error)) from error
 
-    if found is None:
-        box, rule = cmr.CONSTANT_BOX, "constant, no left ventricle found"
-    else:
-        side = _BOX / cine.spacing
-        centre = (found.row, found.column)
-        box, rule = cmr.box_around(centre, side, (height, width), settings.size), "from the image"
     flags = (
-        f"slice {middle + 1} of {len(cine.pixels)}; of {len(frames)} frames, counted from 0, "
-        f"ES {es}, mid {mid}, ED {ed} by blood-pool area",
-        f"heart box: {rule}",
+        f"phases by blood-pool area: ES {es}, mid {mid}, ED {ed} of {len(frames)} frames counted "
+        f"from 0, slice {middle + 1} of {len(cine.pixels)}",
     )
+    if found is None:
+        box = cmr.CONSTANT_BOX
+        flags += ("constant heart box: no left ventricle found",)
+    else:
+        centre, side = (found.row, found.column), _BOX / cine.spacing
+        box = cmr.box_around(centre, side, (height, width), settings.size)
     if abs(cine.spacing - _UKB_SPACING) > 0.1 * _UKB_SPACING:
-        flags += (f"pixels of {cine.spacing:.2f} mm kept, UK Biobank has {_UKB_SPACING} mm",)
+        flags += (f"pixel size kept: {cine.spacing:.2f} mm, UK Biobank has {_UKB_SPACING} mm",)
     return image, box, cine.flags + flags
 
 

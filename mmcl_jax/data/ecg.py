@@ -177,7 +177,7 @@ def check_quality(
         raise ValueError("every lead is flat")
     flags = []
     if missing.any():
-        flags.append(f"{share:.2%} of the samples were missing and set to 0")
+        flags.append(f"missing samples set to 0: {share:.2%}")
     if flat.any():
         flags.append(f"flat: {_join(flat)}")
     saturated = ~flat & (_longest_at_extreme(signal) >= _SATURATED)

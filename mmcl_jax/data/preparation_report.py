@@ -53,7 +53,7 @@ class Report:
             f"records with: {modalities}",
         ]
         lines += _reasons("refused (refused.csv)", [entry.reason for entry in self.refused])
-        lines += _reasons("flagged, used (flagged.csv)", [remark for _, remark in self.flagged])
+        lines += _remarks("flagged, used (flagged.csv)", [remark for _, remark in self.flagged])
         return "\n".join(lines + _label_lines(self.labels, self.values)) + "\n"
 
     def write_csv(self, folder: pathlib.Path) -> None:
@@ -72,8 +72,22 @@ def _reasons(title: str, reasons: Sequence[str], most: int = 10) -> list[str]:
     lines = [f"{title}:"] if counts else []
     lines += [f"  {count:,} x {reason}" for reason, count in counts[:most]]
     if len(counts) > most:
-        lines.append(f"  and {len(counts) - most:,} other reasons")
+        lines.append(f"  other reasons: {len(counts) - most:,}")
     return lines
+
+
+def _remarks(title: str, remarks: Sequence[str]) -> list[str]:
+    """The remarks 'kind: detail' by kind; where the details differ, the commonest as an example."""
+    kinds: dict[str, list[str]] = {}
+    for remark in remarks:
+        kind, _, detail = remark.partition(": ")
+        kinds.setdefault(kind, []).append(detail)
+    texts = []
+    for kind, details in kinds.items():
+        detail, count = collections.Counter(details).most_common(1)[0]
+        separator = ": " if count == len(details) else ", e.g. "
+        texts += [f"{kind}{separator}{detail}" if detail else kind] * len(details)
+    return _reasons(title, texts)
 
 
 def _label_lines(

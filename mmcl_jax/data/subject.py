@@ -26,7 +26,8 @@ class Subject:
         cmr: the ES, mid and ED frame of a short-axis slice, 0 to 255.
         cmr_box: box around the heart: top, left, height, width in pixels.
         labels: value by label name, in the label's own unit; a missing label is absent.
-        flags: remarks on a record that is used all the same.
+        flags: remarks on a record that is used all the same, as 'kind: detail'; the report counts
+            them by kind.
     """
 
     record: str

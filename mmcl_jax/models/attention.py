@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-Initializer = nn.initializers.Initializer
+from mmcl_jax.models.dense import Dense, Initializer
 
 
 def attention(
@@ -38,10 +38,10 @@ class SelfAttention(nn.Module):
         batch, count, width = tokens.shape
         if width % self.heads:
             raise ValueError(f"attention: width {width} is no multiple of heads {self.heads}")
-        qkv = nn.Dense(3 * width, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")
+        qkv = Dense(3 * width, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")
         stacked = qkv(tokens).reshape(batch, count, 3, self.heads, width // self.heads)
         mixed = attention(stacked[:, :, 0], stacked[:, :, 1], stacked[:, :, 2])
-        proj = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="proj")
+        proj = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="proj")
         return proj(mixed.reshape(batch, count, width))
 
 

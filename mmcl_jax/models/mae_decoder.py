@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from mmcl_jax.models.dense import Dense
 from mmcl_jax.models.positions import sincos_table
 from mmcl_jax.models.vit import Block, layer_norm
 
@@ -48,7 +49,7 @@ class Model(nn.Module):
             )
         kernel_init = nn.initializers.xavier_uniform()
 
-        embedded = nn.Dense(self.width, kernel_init=kernel_init, dtype=dtype, name="embed")(latent)
+        embedded = Dense(self.width, kernel_init=kernel_init, dtype=dtype, name="embed")(latent)
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
         pos_embed = self.param("pos_embed", self._positions_init, (1, 1 + count, self.width))
         hidden_shape = (len(latent), 1 + count - latent.shape[1], self.width)
@@ -63,7 +64,7 @@ class Model(nn.Module):
             )
             tokens = block(tokens)
         tokens = layer_norm("norm", dtype)(tokens[:, 1:])
-        predict = nn.Dense(
+        predict = Dense(
             self.patch[0] * self.patch[1], kernel_init=kernel_init, dtype=dtype, name="predict"
         )
         return predict(tokens).astype(jnp.float32)

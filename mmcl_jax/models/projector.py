@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mmcl_jax.models.vit import torch_uniform
+from mmcl_jax.models.dense import Dense, torch_uniform
 
 
 class Model(nn.Module):
@@ -22,7 +22,7 @@ class Model(nn.Module):
         x = nn.relu(self._dense("fc1", x.shape[-1], self.hidden)(x))
         return self._dense("fc2", self.hidden, self.out)(x).astype(jnp.float32)
 
-    def _dense(self, name: str, inputs: int, outputs: int) -> nn.Dense:
+    def _dense(self, name: str, inputs: int, outputs: int) -> nn.Module:
         init = torch_uniform(inputs)
         dtype = jnp.dtype(self.dtype)
-        return nn.Dense(outputs, kernel_init=init, bias_init=init, dtype=dtype, name=name)
+        return Dense(outputs, kernel_init=init, bias_init=init, dtype=dtype, name=name)

@@ -12,16 +12,26 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mmcl_jax.models.batch_norm import BatchNorm
+from mmcl_jax.models.dense import rows_times
 
 # Blocks of the four layers, and whether they are bottlenecks.
 SIZES = {18: ((2, 2, 2, 2), False), 50: ((3, 4, 6, 3), True)}
 
 
 class Model(nn.Module):
-    """Image encoder without the classification layer; `width` channels leave the stem."""
+    """Image encoder without the classification layer.
+
+    Attributes:
+        depth: 18 or 50.
+        width: channels that leave the stem; 64 is torchvision's.
+        rematerialise: compute each block again in the backward pass instead of keeping what is
+            inside it: less memory, more time. XLA on a CPU undoes it.
+        dtype: of the computation; parameters and statistics are float32.
+    """
 
     depth: int = 50
     width: int = 64
+    rematerialise: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -42,6 +52,8 @@ class Model(nn.Module):
         norm = functools.partial(BatchNorm, dtype=dtype)
         counts, bottleneck = SIZES[self.depth]
         make = Bottleneck if bottleneck else Basic
+        if self.rematerialise:
+            make = nn.remat(make, static_argnums=(2,))
 
         x = Conv(self.width, 7, 2, dtype=dtype, name="conv1")(frames)
         x = nn.relu(norm(name="bn1")(x, train=train))
@@ -52,7 +64,7 @@ class Model(nn.Module):
                 block = make(
                     self.width * 2**layer, stride, dtype=dtype, name=f"layer{layer + 1}_{i}"
                 )
-                x = block(x, train=train)
+                x = block(x, train)
         return {"map": x, "features": x.astype(jnp.float32).mean(axis=(1, 2))}
 
 
@@ -64,7 +76,7 @@ class Bottleneck(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w C4"]:
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w C4"]:
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(BatchNorm, dtype=self.dtype)
         y = nn.relu(norm(name="bn1")(conv(self.width, 1, name="conv1")(x), train=train))
@@ -85,7 +97,7 @@ class Basic(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w C"]:
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w C"]:
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(BatchNorm, dtype=self.dtype)
         y = conv(self.width, 3, self.stride, name="conv1")(x)
@@ -100,7 +112,8 @@ class Basic(nn.Module):
 class Conv(nn.Module):
     """Convolution without bias, padded by size // 2 on each side; Kaiming-normal over the outputs.
 
-    A 1x1 convolution is computed as a matrix product, which on a CPU is several times as fast.
+    A 1x1 convolution is computed as a matrix product of one row per location, which on a CPU is
+    several times as fast.
     """
 
     channels: int
@@ -115,7 +128,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", kernel_init, shape).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.size == 1:
-            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+            x = x[:, :: self.stride, :: self.stride]
+            return rows_times(x, kernel[0, 0])
         return lax.conv_general_dilated(
             x,
             kernel,

@@ -1,8 +1,9 @@
 """Weights of PyTorch checkpoints as our variables: exact, and strict in both directions.
 
 Every function takes a state dict of numpy arrays under PyTorch keys and lists the keys that a
-network of that depth has. Missing keys, keys left over and misplaced shapes are errors that name
-them. Keys that a caller knows and does not want are given as regular expressions in `ignore`.
+network of that depth has. Missing keys, keys left over and arrays with the wrong number of axes
+are errors that name them. Keys that a caller knows and does not want are given as regular
+expressions in `ignore`.
 """
 
 import re

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mmcl_jax.models.attention import Initializer, SelfAttention
+from mmcl_jax.models.attention import SelfAttention
+from mmcl_jax.models.dense import Dense, Initializer, rows_times, torch_uniform
 from mmcl_jax.models.positions import sincos_table
 
 POOLS = ("global", "attention", "cls", "none")
@@ -91,7 +92,7 @@ class Model(nn.Module):
             # Gathered before the embedding: hidden patches cost nothing.
             patches = jnp.take_along_axis(patches, visible[:, :, None], axis=1)
             position = position[0][visible]  # [B, Nv, D]
-        embed = nn.Dense(
+        embed = Dense(
             self.width,
             kernel_init=dense_init if mae else torch_uniform(samples),
             bias_init=torch_uniform(samples),
@@ -159,8 +160,8 @@ class AttentionPool(nn.Module):
         bias = bias.astype(self.dtype)
         # The mean token asks and all tokens answer, so queries of the tokens are not computed.
         mean = tokens.astype(jnp.float32).mean(axis=1).astype(self.dtype)
-        query = mean @ kernel[:, :width] + bias[None, :width]
-        pairs = tokens @ kernel[:, width:] + bias[None, None, width:]
+        query = rows_times(mean, kernel[:, :width]) + bias[None, :width]
+        pairs = rows_times(tokens, kernel[:, width:]) + bias[None, None, width:]
         query = query.reshape(batch, self.heads, -1)
         pairs = pairs.reshape(batch, count, 2, self.heads, -1)
 
@@ -170,9 +171,7 @@ class AttentionPool(nn.Module):
         )
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         pooled = jnp.einsum("bhn,bnhd->bhd", weights, pairs[:, :, 1]).reshape(batch, width)
-        out_proj = nn.Dense(
-            width, kernel_init=torch_uniform(width), dtype=self.dtype, name="out_proj"
-        )
+        out_proj = Dense(width, kernel_init=torch_uniform(width), dtype=self.dtype, name="out_proj")
         return out_proj(pooled)
 
 
@@ -215,8 +214,8 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        fc1 = nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")
-        fc2 = nn.Dense(tokens.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")
+        fc1 = Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")
+        fc2 = Dense(tokens.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")
         return fc2(nn.gelu(fc1(tokens), approximate=False))
 
 
@@ -247,16 +246,6 @@ def unpatchify(
 def layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
     """LayerNorm with eps 1e-6; statistics in float32 whatever the dtype."""
     return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
-
-
-def torch_uniform(fan_in: int) -> Initializer:
-    """Uniform in +-1/sqrt(fan_in): PyTorch's default for a linear layer's kernel and bias."""
-    bound = fan_in**-0.5
-
-    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
 
 
 class _Stacked(nn.Module):

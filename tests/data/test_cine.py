@@ -118,7 +118,7 @@ def test_a_slice_with_other_frames_is_left_out(tmp_path):
     extra = [dicom(np.full((6, 5), 9), 24.0, frame) for frame in range(2)]
     found = cine.read_zip(write(tmp_path / "a.zip", stack() + extra))
     assert first_pixels(found) == EXPECTED
-    assert found.flags[0] == "1 slices left out: other size or number of frames"
+    assert found.flags[0] == "slices left out: 1 of other size or number of frames"
 
 
 def test_a_repeated_slice_comes_from_its_last_series(tmp_path):

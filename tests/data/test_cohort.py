@@ -193,7 +193,7 @@ def test_the_same_ecg_in_two_splits_is_an_error_and_within_one_a_remark(tmp_path
         cohorts.write(source, tmp_path / "c", workers=0, progress=False)
     source = TinySource(count=9, changes=((4, "ecg", ecg),))
     report = cohorts.write(source, tmp_path / "c", workers=0, progress=False)
-    assert report.flagged == (("r004", "same ECG as record r003"),)
+    assert report.flagged == (("r004", "same ECG as another record: r003"),)
 
 
 def test_no_usable_record_is_an_error(tmp_path):

@@ -150,7 +150,7 @@ def test_missing_samples_are_flagged_or_refused():
     signal = artificial(0)
     signal[2, :600] = np.nan  # 1 % of the record
     found, flags = ecg.prepare("x", recording(signal))
-    assert flags == ("1.00% of the samples were missing and set to 0",)
+    assert flags == ("missing samples set to 0: 1.00%",)
     assert np.isfinite(found).all()
     signal[:2] = np.inf  # 17.7 %
     with pytest.raises(RefusedRecord, match=r"17\.7% of the samples are missing"):

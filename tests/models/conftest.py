@@ -2,12 +2,12 @@
 
 import types
 
+import golden_weights
 import jax
 import numpy as np
 import pytest
 
 from mmcl_jax.models import resnet, torch_weights
-from tests import golden_weights
 
 
 @pytest.fixture(scope="session")

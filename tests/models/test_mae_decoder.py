@@ -1,11 +1,11 @@
+import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_weights import relative_error
 
 from mmcl_jax.models import mae_decoder, torch_weights, vit
-from tests import golden_weights
-from tests.golden_weights import relative_error
 
 PATCH = (1, 100)
 
@@ -85,9 +85,8 @@ def test_parameter_count():
 
 def test_hidden_patches_differ_by_position_only_and_visible_ones_are_restored():
     model = mae_decoder.Model(width=8, depth=0, heads=2, patch=(1, 5), leads=2, samples=20)
-    latent = (
-        np.random.default_rng(0).normal(size=(1, 4, 6)).astype(np.float32)
-    )  # CLS and patches 6, 1, 3
+    draw = np.random.default_rng(0)
+    latent = draw.normal(size=(1, 4, 6)).astype(np.float32)  # CLS and patches 6, 1, 3
     shuffle = np.array([[6, 1, 3, 0, 2, 4, 5, 7]])
     restore = np.argsort(shuffle, axis=1)
     variables = jax.jit(model.init)(jax.random.key(1), latent, restore)

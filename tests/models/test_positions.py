@@ -2,9 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from golden_weights import relative_error
 
 from mmcl_jax.models import positions
-from tests.golden_weights import relative_error
 
 
 @pytest.mark.parametrize("width", [256, 384])

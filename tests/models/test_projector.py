@@ -1,11 +1,11 @@
+import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_weights import relative_error
 
 from mmcl_jax.models import projector, torch_weights
-from tests import golden_weights
-from tests.golden_weights import relative_error
 
 
 def test_similarity_per_location_is_the_published_one(resnet50, golden):

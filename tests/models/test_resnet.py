@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_weights import relative_error
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmcl_jax.models import resnet
-from tests.golden_weights import relative_error
 
 
 def test_features_and_map_are_the_published_ones(resnet50):

@@ -1,5 +1,6 @@
 import re
 
+import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 
 from mmcl_jax.models import head, mae_decoder, projector, resnet, torch_weights, vit
 from mmcl_jax.models.torch_weights import WeightsError
-from tests import golden_weights
 
 ECG = jax.ShapeDtypeStruct((1, 12, 2500), jnp.float32)
 

@@ -1,13 +1,13 @@
 import functools
 
+import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_weights import relative_error
 
 from mmcl_jax.models import head, torch_weights, vit
-from tests import golden_weights
-from tests.golden_weights import relative_error
 
 TINY = {"width": 16, "depth": 2, "heads": 2, "leads": 2, "samples": 20, "patch": (1, 5)}
 
