@@ -177,20 +177,21 @@ def _shrink(config: ConfigDict) -> None:
     """Small models, short stages and a synthetic cohort in which the diseases are common."""
     config.data.synthetic.update({"subjects": 2000, "prevalence": "demo", "phenotyped": 1.0})
     models, stages = config.models, config.stages
-    models.ecg_encoder.update({"width": 128, "depth": 3, "heads": 4})
+    models.ecg_encoder.update({"width": 96, "depth": 2, "heads": 3})
     models.decoder.update({"width": 64, "depth": 1, "heads": 2})
     models.cmr_encoder.update({"depth": 18, "width": 16})
-    for name in ("image", "mmcl"):
-        stages[name].cmr_view.size = 96
-    stages.mdm.update({"epochs": 20, "batch_size": 32})
-    stages.mdm.optimizer.update({"base_rate": 6e-5, "warmup_epochs": 2})
-    stages.image.update({"epochs": 8, "batch_size": 64})
+    # The heart crop in 48 x 48 pixels, also for the image stage.
+    stages.image.cmr_view.update({"size": 48, "crop_heart": True})
+    stages.mmcl.cmr_view.size = 48
+    stages.mdm.update({"epochs": 10, "batch_size": 32, "evaluate_every_epochs": 2})
+    stages.mdm.optimizer.update({"base_rate": 1.2e-4, "warmup_epochs": 1})
+    stages.image.update({"epochs": 12, "batch_size": 32, "evaluate_every_epochs": 2})
     stages.image.optimizer.update({"rate": 1e-3, "warmup_epochs": 1})
-    stages.mmcl.update({"epochs": 12, "batch_size": 64})
+    stages.mmcl.update({"epochs": 6, "batch_size": 32})
     stages.mmcl.optimizer.update({"rate": 1e-3, "warmup_epochs": 1})
     with config.ignore_type():
         stages.finetune.update({"targets": ("CAD", "AF", "DM", "phenotypes"), "seeds": (0,)})
-    stages.finetune.update({"epochs": 12, "batch_size": 32, "patience": 5})
+    stages.finetune.update({"epochs": 5, "batch_size": 32})
     stages.finetune.optimizer.update({"base_rate": 1e-4, "warmup_epochs": 1, "layer_decay": 0.75})
     for name in ("mdm", "image", "mmcl", "finetune"):
         stages[name].log_every = 10

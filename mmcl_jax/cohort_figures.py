@@ -40,22 +40,15 @@ def write_preview(cohort_path: str | os.PathLike) -> pathlib.Path:
     cohort = open_cohort(cohort_path)
     with_cmr = _first_subjects(cohort, "has_cmr", _SUBJECTS)
     with_ecg = _first_subjects(cohort, "has_ecg", _ECGS, preferred=with_cmr)
-    images, boxes = (
-        np.array([cohort.source(split, (field,))[row][field] for split, row in with_cmr])
-        for field in ("cmr", "cmr_box")
-    )
-    ecgs = np.array([cohort.source(split, ("ecg",))[row]["ecg"] for split, row in with_ecg])
-    image_names, ecg_names = (
-        [str(cohort.table(split)["record"][row]) for split, row in places]
-        for places in (with_cmr, with_ecg)
-    )
+    image_names, ecg_names = _records(cohort, with_cmr), _records(cohort, with_ecg)
     kind = "Simulated subjects" if cohort.source_name == "synthetic" else "Recordings"
+    title = f"{kind} (source: {cohort.source_name})"
     figure = preview(
-        f"{kind} (source: {cohort.source_name})",
-        images=images,
-        boxes=boxes,
+        title,
+        images=_read(cohort, with_cmr, "cmr"),
+        boxes=_read(cohort, with_cmr, "cmr_box"),
         image_names=image_names,
-        ecgs=ecgs,
+        ecgs=_read(cohort, with_ecg, "ecg"),
         ecg_names=ecg_names,
     )
     parts = []
@@ -63,7 +56,7 @@ def write_preview(cohort_path: str | os.PathLike) -> pathlib.Path:
         parts.append(f"the ES, mid and ED frames of {', '.join(image_names)} with the heart box")
     if ecg_names:
         parts.append(f"the first {SECONDS} s of the preprocessed ECG of {', '.join(ecg_names)}")
-    text = f"{kind} (source: {cohort.source_name}): {', and '.join(parts)}."
+    text = f"{title}: {', and '.join(parts)}."
     file = cohort.path / PREVIEW
     partial = file.with_name(f"{PREVIEW}.partial")
     partial.write_bytes(png(figure, text))
@@ -102,7 +95,8 @@ def preview(
     with new_figure(9.2, sum(heights) + 0.3) as figure:
         figure.suptitle(title, fontsize=11)
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        for part, image, box, name in zip(parts, images, boxes, image_names, strict=False):
+        rows = zip(parts[: len(images)], images, boxes, image_names, strict=True)
+        for part, image, box, name in rows:
             _draw_cmr(part, image, box, name)
         if len(ecgs):
             axes = parts[-1].subplots(1, len(ecgs), squeeze=False, sharey=True)[0]
@@ -117,7 +111,7 @@ def _draw_cmr(part: SubFigure, image: np.ndarray, box: np.ndarray, name: str) ->
     top, left, height, width = (int(value) for value in box)
     axes = part.subplots(1, len(_PHASES) + 1)
     part.suptitle(_short(name), x=0.01, ha="left", fontsize=9, fontweight="bold")
-    for channel, (axis, phase) in enumerate(zip(axes, _PHASES, strict=False)):
+    for channel, (axis, phase) in enumerate(zip(axes[:-1], _PHASES, strict=True)):
         _draw_image(axis, image[..., channel], phase)
         # Pixel centres lie at whole numbers, so a pixel begins half a pixel before.
         corner = (left - 0.5, top - 0.5)
@@ -168,6 +162,14 @@ def _first_subjects(
     return list(found.values())
 
 
-def _short(name: str, most: int = 60) -> str:
+def _records(cohort: Cohort, places: Sequence[tuple[str, int]]) -> list[str]:
+    return [str(cohort.table(split)["record"][row]) for split, row in places]
+
+
+def _read(cohort: Cohort, places: Sequence[tuple[str, int]], field: str) -> np.ndarray:
+    return np.array([cohort.source(split, (field,))[row][field] for split, row in places])
+
+
+def _short(name: str, most: int = 48) -> str:
     """The name, with its middle left out where it is longer than its place."""
     return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"

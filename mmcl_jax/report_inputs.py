@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from mmcl_jax.cohort_figures import PREVIEW
 from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES
 
 METRIC_COLUMNS = ("model", "target", "split", "metric", "value", "low", "high", "n", "seed")
@@ -138,7 +139,7 @@ def data_source(run: Run) -> str:
 
 def cohort_preview(run: Run) -> pathlib.Path | None:
     """The picture that was drawn when the cohort of the run was prepared, where it is at hand."""
-    file = _cohort_folder(run) / "preview.png"
+    file = _cohort_folder(run) / PREVIEW
     return file if file.is_file() else None
 
 

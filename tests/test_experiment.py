@@ -93,6 +93,7 @@ def test_every_stage_leaves_its_results(finished):
     assert len({target for target, _, metric in found if metric == "r"}) == 61
     page = (folder / "report" / "index.html").read_text()
     assert "Synthetic cohort" in page
+    assert "Simulated subjects (source: synthetic): the ES, mid and ED frames of" in page
     assert 'src="http' not in page
 
 
