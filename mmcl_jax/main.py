@@ -39,7 +39,11 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     if CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(CACHE.value))
-    config = json.loads(CONFIG.value.to_json())
+    try:
+        config = json.loads(CONFIG.value.to_json())
+    except OSError as error:
+        print(f"error: {_in_one_line(error)}", file=sys.stderr)
+        return 1
     run = RunDir(pathlib.Path(WORKDIR.value or f"runs/{config['name']}"))
     environment = describe_environment()
     print(f"{config['name']} -> {run.path}")
@@ -65,10 +69,32 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _parse(argv: list[str]) -> list[str]:
+    """Flags as absl parses them; what the configuration does not know ends in one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
+            raise
+        print(f"error: {_in_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _in_one_line(error: Exception) -> str:
+    """What ml_collections and absl say, without quotes, line breaks and the traceback within."""
+    text = str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'")
+    text = " ".join(text.split())
+    if "Traceback" in text:
+        text = text.rpartition("Error: ")[2]
+    if isinstance(error, AttributeError | KeyError):
+        text = f"the configuration has no field {text.replace(chr(39), '')}"
+    return text
+
+
 def _command() -> str:
     return shlex.join(["python", "-m", "mmcl_jax.main", *sys.argv[1:]])
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=_parse)

@@ -1,4 +1,4 @@
-"""Settings of the whole suite: 8 fake CPU devices, no silent broadcasting, where real recordings are."""
+"""Settings of the whole suite: 8 fake CPU devices, no silent broadcasting, real recordings."""
 
 import os
 import pathlib

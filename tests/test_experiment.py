@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mmcl_jax.checkpoints import load
+from mmcl_jax.command import run_verb
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.run_dir import RunDir
 
@@ -139,6 +140,25 @@ def test_towers_were_handed_on(finished):
     moved = np.abs(clip["ecg_encoder"]["pos_embed"] - table)
     assert 0 < moved.max() < 0.1
     assert extra["batch_stats"].keys() == {"cmr_encoder"}
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "interpret"])
+def test_verbs_take_only_the_run_directory(finished, monkeypatch, capsys, verb):
+    _, folder = finished
+    before = {file: file.read_bytes() for file in (folder / verb).rglob("*.csv")}
+    monkeypatch.setattr(sys, "argv", [verb, str(folder)])
+    run_verb(verb, "text")
+    assert capsys.readouterr().out.strip()
+    assert before == {file: file.read_bytes() for file in before}
+    assert (folder / verb).is_dir()
+
+
+def test_a_verb_wants_a_run_directory(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        run_verb("evaluate", "text")
+    assert stopped.value.code == 1
+    assert "is no run directory" in capsys.readouterr().err
 
 
 def test_changed_settings_of_a_finished_stage_are_refused(finished):
