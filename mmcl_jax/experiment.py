@@ -90,8 +90,10 @@ class Experiment:
             selected: names of stages or groups; empty for all.
         """
         chosen = [stage for stage in self.stages if not selected or _chosen(stage, selected)]
-        known = {stage.name for stage in self.stages} | {stage.group for stage in self.stages}
-        if unknown := [name for name in selected if name.rstrip("/") not in known]:
+        unknown = [
+            name for name in selected if not any(_chosen(stage, [name]) for stage in self.stages)
+        ]
+        if unknown:
             raise ValueError(
                 f"no stage {', '.join(unknown)}; the configuration has "
                 f"{', '.join(dict.fromkeys(stage.group for stage in self.stages))}"

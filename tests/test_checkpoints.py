@@ -22,11 +22,9 @@ def make_state(step: int, extra=None, devices: int = 1) -> State:
 @pytest.mark.parametrize("extra", [{}, {"batch_stats": {"cmr_encoder": {"mean": jnp.ones(3)}}}])
 def test_state_comes_back_bit_for_bit(tmp_path, extra):
     state = make_state(4, extra)
-    checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.restore_latest(state) is None
-    checkpoints.save_latest(state, {"best": 0.5})
-    checkpoints.wait()
-    checkpoints.close()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_latest(state) is None
+        checkpoints.save_latest(state, {"best": 0.5})
     fresh = jax.tree.map(jnp.zeros_like, state)
     found, progress = Checkpoints(tmp_path).restore_latest(fresh)
     assert progress == {"best": 0.5}
@@ -34,13 +32,12 @@ def test_state_comes_back_bit_for_bit(tmp_path, extra):
 
 
 def test_latest_and_best_are_both_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    for step in (1, 2, 3, 4):
-        state = make_state(step)
-        if step <= 2:
-            checkpoints.save_best(state)
-        checkpoints.save_latest(state, {})
-    checkpoints.wait()
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3, 4):
+            state = make_state(step)
+            if step <= 2:
+                checkpoints.save_best(state)
+            checkpoints.save_latest(state, {})
     params, extra, step = load(tmp_path, "latest")
     assert (step, extra) == (4, {})
     np.testing.assert_array_equal(params["ecg_encoder"]["kernel"], np.arange(6).reshape(2, 3) + 4)
@@ -48,22 +45,18 @@ def test_latest_and_best_are_both_kept(tmp_path):
 
 
 def test_best_can_be_saved_again_after_a_kill(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save_best(make_state(3))
-    checkpoints.wait()
-    checkpoints.close()
-    again = Checkpoints(tmp_path)
-    again.save_best(make_state(3))
-    again.wait()
+    for _ in range(2):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save_best(make_state(3))
     assert load(tmp_path, "best")[2] == 3
 
 
 def test_one_device_to_eight_and_back(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
     state = make_state(1)
-    checkpoints.save_latest(state, {})
-    checkpoints.wait()
-    wide, _ = Checkpoints(tmp_path).restore_latest(make_state(0, devices=8))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_latest(state, {})
+    with Checkpoints(tmp_path) as checkpoints:
+        wide, _ = checkpoints.restore_latest(make_state(0, devices=8))
     assert len(wide.params["head"]["bias"].sharding.device_set) == 8
     jax.tree.map(np.testing.assert_array_equal, wide.params, state.params)
 

@@ -260,7 +260,7 @@ def test_settings_out_of_range_are_named(field, value):
 
 
 def test_a_fixed_box_replaces_the_subjects_own():
-    frames = np.random.default_rng(0).random((210, 210, 3)).astype(np.float32)
+    frames = jnp.asarray(np.random.default_rng(0).random((210, 210, 3)), jnp.float32)
     fixed = CmrAugmentation(box=(44, 68, 78, 78)).clean(frames, jnp.array([0, 0, 50, 50]))
     own = CmrAugmentation().clean(frames, jnp.array([44, 68, 78, 78]))
     np.testing.assert_array_equal(fixed, own)
