@@ -171,6 +171,8 @@ def _use_reference_settings(config: ConfigDict) -> None:
     stages.finetune.optimizer.warmup_epochs = 5
     stages.finetune.towers.ecg_encoder.fc_norm_twice = True
     stages.finetune.settings.missing = "zero"
+    # The published encoders come without fc_norm.
+    stages.finetune.new = ("ecg_encoder/attention_pool", "ecg_encoder/fc_norm")
 
 
 def _shrink(config: ConfigDict) -> None:
@@ -186,7 +188,7 @@ def _shrink(config: ConfigDict) -> None:
     stages.image.towers.cmr_projector.update({"hidden": 512, "out": 128})
     stages.mmcl.init.cmr_projector = "image"
     stages.mmcl.cmr_view.size = 48
-    stages.mdm.update({"epochs": 8, "batch_size": 32, "evaluate_every_epochs": 2})
+    stages.mdm.update({"epochs": 7, "batch_size": 32, "evaluate_every_epochs": 2})
     stages.mdm.optimizer.update({"base_rate": 1.2e-4, "warmup_epochs": 1})
     stages.image.update({"epochs": 12, "batch_size": 32, "evaluate_every_epochs": 2})
     stages.image.optimizer.update({"rate": 1e-3, "warmup_epochs": 1})
@@ -194,7 +196,7 @@ def _shrink(config: ConfigDict) -> None:
     stages.mmcl.optimizer.update({"rate": 1e-3, "warmup_epochs": 1})
     with config.ignore_type():
         stages.finetune.update({"targets": ("CAD", "AF", "DM", "phenotypes"), "seeds": (0,)})
-    stages.finetune.update({"epochs": 7, "batch_size": 32})
+    stages.finetune.update({"epochs": 6, "batch_size": 32})
     stages.finetune.optimizer.update({"base_rate": 1e-4, "warmup_epochs": 1, "layer_decay": 0.75})
     for name in ("mdm", "image", "mmcl", "finetune"):
         stages[name].log_every = 10

@@ -40,6 +40,8 @@ class Checkpoints:
         step = int(state.step)
         if step == self._latest.latest_step():
             return
+        # `progress` names the best step, so that checkpoint has to be on disk first.
+        self._best.wait_until_finished()
         self._latest.save(
             step,
             args=ocp.args.Composite(
@@ -132,8 +134,8 @@ def transplant(
 
     Args:
         target, source: trees of one collection, tower names on top.
-        new: regular expressions of leaf paths ("ecg_encoder/fc_norm") that may keep their fresh
-            values.
+        new: regular expressions of leaf paths ("ecg_encoder/fc_norm") that keep their fresh
+            values, whether `source` has them or not.
         unused: regular expressions of leaf paths of `source` that may be left behind.
         origin: where `source` comes from, for messages.
 
@@ -141,6 +143,7 @@ def transplant(
         ValueError: leaves that are missing, left over or of another shape, naming each.
     """
     ours, theirs = _flatten({tower: target[tower]}), _flatten({tower: source[tower]})
+    theirs = {path: leaf for path, leaf in theirs.items() if not _matches(path, new)}
     missing = [path for path in ours if path not in theirs and not _matches(path, new)]
     extra = [path for path in theirs if path not in ours and not _matches(path, unused)]
     shapes = [

@@ -46,8 +46,11 @@ def run(
     Returns:
         JSON summary.
     """
+    if crops < 1 or batch_size < 1:
+        raise ValueError(f"evaluate: crops is {crops}, batch_size {batch_size}; at least 1 each")
     folder = experiment.run.path / "evaluate"
     rows: list[dict[str, Any]] = []
+    written: set[pathlib.Path] = set()
     for stage in experiment.training_stages():
         if experiment.run.done(stage.name) is None:
             continue
@@ -60,9 +63,13 @@ def run(
             arrays = predict_labels(experiment, stage, model, splits, **options)
             file = folder / "predictions" / f"{stage.name.replace('/', '__')}.npz"
             _save(file, arrays)
+            written.add(file)
             rows += _label_rows(experiment.config["name"], arrays, resamples)
         else:
             rows += _retrieval_rows(experiment, stage, model, splits, resamples, options)
+    for file in set((folder / "predictions").glob("*.npz")) - written:
+        # Of a stage that the configuration no longer has.
+        file.unlink()
     write_atomically(folder / "metrics.csv", to_csv(rows))
     return {"results": len(rows)}
 

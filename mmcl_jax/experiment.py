@@ -9,6 +9,7 @@ import importlib
 import json
 import pathlib
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,20 +69,30 @@ class Experiment:
         if self._cohort is None:
             data = self.config["data"]
             path = pathlib.Path(data["path"] or self.run.path / "cohort")
-            if not data["path"] and not path.exists():
-                print(f"no data.path: preparing the synthetic cohort {path}", flush=True)
-                workers = data["prepare_workers"]
-                report = write(
-                    Synthetic(**data["synthetic"]), path, workers=None if workers < 0 else workers
-                )
-                print(report, end="", flush=True)
-                # Only here: matplotlib would cost every start and every worker a second.
-                from mmcl_jax.cohort_figures import write_preview
-
-                print(f"preview: {write_preview(path)}", flush=True)
+            if not data["path"]:
+                self._prepare_synthetic(path)
             self._cohort = open_cohort(path)
             check_settings(self._cohort, self._preprocessing())
         return self._cohort
+
+    def _prepare_synthetic(self, path: pathlib.Path) -> None:
+        source = Synthetic(**self.config["data"]["synthetic"])
+        if not path.exists():
+            print(f"no data.path: preparing the synthetic cohort {path}", flush=True)
+            workers = self.config["data"]["prepare_workers"]
+            report = write(source, path, workers=None if workers < 0 else workers)
+            print(report, end="", flush=True)
+        found = open_cohort(path).parameters
+        if lines := differences(found, source.parameters):
+            raise ValueError(
+                f"{path} is another synthetic cohort than data.synthetic asks for: "
+                f"{'; '.join(lines)}. Use a new --workdir"
+            )
+        # matplotlib costs a second; a finished run need not wait for it.
+        from mmcl_jax.cohort_figures import PREVIEW, write_preview
+
+        if not (path / PREVIEW).is_file():
+            print(f"preview: {write_preview(path)}", flush=True)
 
     def run_all(self, selected: Sequence[str] = ()) -> bool:
         """Runs what is not done yet, in order; True where anything had to be run.
@@ -98,26 +109,32 @@ class Experiment:
                 f"no stage {', '.join(unknown)}; the configuration has "
                 f"{', '.join(dict.fromkeys(stage.group for stage in self.stages))}"
             )
-        open_stages = [stage for stage in chosen if not self.is_done(stage)]
-        for number, stage in enumerate(open_stages, 1):
-            print(f"stage {stage.name} ({number} of {len(open_stages)} to do)", flush=True)
-            started = time.time()
+        ran = False
+        for number, stage in enumerate(chosen, 1):
+            if self.is_done(stage):
+                continue
+            ran = True
+            print(f"stage {stage.name} ({number} of {len(chosen)})", flush=True)
+            started, inputs = time.time(), self._inputs(stage)
             if stage.group in VERBS:
                 verb = importlib.import_module(f"mmcl_jax.{stage.group}")
-                summary = verb.run(self, **stage.config)
+                summary = stages.call(
+                    verb.run, {"experiment": self, **stage.config}, f"stages.{stage.group}"
+                )
             else:
                 summary = self.train(stage)
-            record = {"seconds": round(time.time() - started, 1), "inputs": self._inputs(stage)}
-            self.run.mark_done(stage.name, {**record, **summary})
-        return bool(open_stages)
+            record = {"id": uuid.uuid4().hex, "inputs": inputs}
+            seconds = round(time.time() - started, 1)
+            self.run.mark_done(stage.name, {**record, "seconds": seconds, **summary})
+        return ran
 
     def is_done(self, stage: Stage) -> bool:
-        """Raises ValueError where the stage was begun or finished with other settings."""
+        """Raises ValueError where a training stage was begun or finished with other settings."""
+        done = self.run.done(stage.name)
         if stage.group in VERBS:
-            done = self.run.done(stage.name)
             return done is not None and done["inputs"] == self._inputs(stage)
         self._check_unchanged(stage)
-        return self.run.done(stage.name) is not None
+        return done is not None
 
     def training_stages(self) -> list[Stage]:
         return [stage for stage in self.stages if stage.group not in VERBS]
@@ -160,11 +177,12 @@ class Experiment:
             f"steps of {batch_size}",
             flush=True,
         )
-        self._write_settings(stage)
-        key = jax.random.key(stage.seed)
+        # A stream of its own: the steps fold their number, which is smaller, into the same root.
+        key = jax.random.fold_in(jax.random.key(stage.seed), 2**31 - 1)
         example = next(iter(eval_batches()))
         params, extra = initialise(objective, views, _first_rows(example), key)
         params, extra = self._take_over(stage, params, extra)
+        self._write_settings(stage)
         rate, optimizer = stages.optimizer(
             stage, schedule, params, depth=self.config["models"]["ecg_encoder"]["depth"]
         )
@@ -236,11 +254,15 @@ class Experiment:
         return done
 
     def _inputs(self, stage: Stage) -> dict[str, Any]:
-        """What a verb depends on: its settings and the training stages that are done."""
+        """What a stage depends on: runs of earlier stages, and for a verb its settings."""
         if stage.group not in VERBS:
-            return {}
-        trained = [other.name for other in self.training_stages() if self.run.done(other.name)]
-        return {"settings": _plain(stage.config), "trained": trained}
+            names = [o for o in stage.config["init"].values() if ":" not in o]
+            return {"runs": self._ids(names)}
+        before = [other.name for other in self.stages[: self.stages.index(stage)]]
+        return {"settings": _plain(stage.config), "runs": self._ids(before)}
+
+    def _ids(self, names: Sequence[str]) -> dict[str, str]:
+        return {name: done["id"] for name in names if (done := self.run.done(name))}
 
     def _preprocessing(self) -> dict[str, Any]:
         """The preprocessing settings of every modality that a stage reads."""
@@ -252,7 +274,7 @@ class Experiment:
         data = {k: v for k, v in self.config["data"].items() if not k.endswith("workers")}
         towers = {tower: self.config["models"][tower] for tower in stage.config["towers"]}
         settings = {"stage": stage.config, "models": towers, "data": data, "seed": stage.seed}
-        return _plain(settings)
+        return _plain({**settings, "started_from": self._inputs(stage)["runs"]})
 
     def _write_settings(self, stage: Stage) -> None:
         text = json.dumps(self._settings(stage), indent=2, sort_keys=True) + "\n"

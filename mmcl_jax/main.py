@@ -44,6 +44,9 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         print(f"error: {_in_one_line(error)}", file=sys.stderr)
         return 1
+    if config["data"]["path"]:
+        # The run directory is read from other working directories too.
+        config["data"]["path"] = str(pathlib.Path(config["data"]["path"]).expanduser().resolve())
     run = RunDir(pathlib.Path(WORKDIR.value or f"runs/{config['name']}"))
     environment = describe_environment()
     print(f"{config['name']} -> {run.path}")

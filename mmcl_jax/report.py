@@ -88,7 +88,12 @@ def run(experiment, **settings) -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mmcl_jax.report", description=__doc__)
     parser.add_argument("run", help="run directory: the folder that holds config.json")
-    print(write_report(parser.parse_args(arguments).run))
+    path = parser.parse_args(arguments).run
+    # The page needs no JAX; its command shares the error lines of the others.
+    from mmcl_jax.command import errors_in_one_line
+
+    with errors_in_one_line():
+        print(write_report(path))
 
 
 def _header(run: Run, title: str) -> Html:

@@ -7,6 +7,7 @@ stages/<name>/     checkpoints/ and, once the stage is done, done.json
 evaluate/ interpret/ report/
 """
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -93,9 +94,7 @@ class MetricsWriter:
             return
         _drop_lines(self._file, stage, resume_step)
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(run.path / "tensorboard" / stage))
+            self._board = _start_tensorboard(run, stage, resume_step)
         if wandb and wandb["enabled"]:
             self._wandb = _start_wandb(run, stage, wandb)
 
@@ -171,10 +170,27 @@ def _drop_lines(file: pathlib.Path, stage: str, after_step: int) -> None:
         write_atomically(file, "".join(kept))
 
 
-def _start_wandb(run: RunDir, stage: str, settings: Mapping[str, Any]):
-    import wandb
+def _start_tensorboard(run: RunDir, stage: str, resume_step: int):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            'writers.tensorboard needs tensorboardX: pip install "mmcl_jax[tensorboard]"'
+        ) from error
+    folder = run.path / "tensorboard" / stage
+    # Points of steps that are taken again are hidden.
+    return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
+
+def _start_wandb(run: RunDir, stage: str, settings: Mapping[str, Any]):
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError('writers.wandb needs wandb: pip install "mmcl_jax[wandb]"') from error
+    identity = f"{run.path.resolve()}/{stage}"
     return wandb.init(
+        # The same run after an interruption.
+        id=hashlib.sha256(identity.encode()).hexdigest()[:16],
         dir=str(run.path),
         group=run.path.name,
         name=f"{run.path.name}/{stage}",

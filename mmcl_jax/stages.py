@@ -5,7 +5,8 @@ A training stage with `targets` and `seeds` stands for one stage per target and 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,12 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
         settings = dict(config["stages"][group])
         targets = settings.pop("targets", ())
         seeds = settings.pop("seeds", ())
+        if seeds and not targets:
+            raise ValueError(f"stages.{group} has seeds but no targets; its seed is config.seed")
         if not targets:
             stages.append(Stage(group, group, settings, config["seed"]))
         for target in targets:
-            for seed in seeds:
+            for seed in seeds or (config["seed"],):
                 name = f"{group}/{target}/{seed}"
                 stages.append(Stage(name, group, settings, seed, target))
     return stages
@@ -74,6 +77,11 @@ def build(
     config = stage.config
     labels = cohort.target(_members(stage.target)) if stage.target else ()
     settings = {**config["settings"], "frozen": tuple(config["frozen"])}
+    if unknown := [tower for tower in config["towers"] if tower not in towers]:
+        raise ValueError(
+            f"stages.{stage.group}.towers names {', '.join(unknown)}; models has "
+            f"{', '.join(towers)}"
+        )
     specs = {tower: {**towers[tower], **changes} for tower, changes in config["towers"].items()}
     if stage.target:
         settings["kind"] = objective_kind(labels)
@@ -83,9 +91,14 @@ def build(
         }
     built = {tower: models.build(spec) for tower, spec in specs.items()}
     objective = objectives.build(config["objective"], {**settings, **built})
+    ecg_view, cmr_view = None, None
+    if "ecg" in config["fields"]:
+        ecg_view = call(EcgAugmentation, config["ecg_view"], f"stages.{stage.group}.ecg_view")
+    if "cmr" in config["fields"]:
+        cmr_view = call(CmrAugmentation, config["cmr_view"], f"stages.{stage.group}.cmr_view")
     views = Views(
-        ecg=EcgAugmentation(**config["ecg_view"]) if "ecg" in config["fields"] else None,
-        cmr=CmrAugmentation(**_tuples(config["cmr_view"])) if "cmr" in config["fields"] else None,
+        ecg=ecg_view,
+        cmr=cmr_view,
         count=config["views"],
         mesh=make_mesh(),
     )
@@ -103,7 +116,8 @@ def schedule(
     select, band = config["select"], config["band"]
     if labels:
         kind = "regression" if labels[0].kind == "regression" else "classification"
-        select, band = select[kind], band[kind]
+        select = select[kind] if isinstance(select, Mapping) else select
+        band = band[kind] if isinstance(band, Mapping) else band
     return Schedule(
         steps=config["epochs"] * per_epoch,
         steps_per_epoch=per_epoch,
@@ -137,20 +151,33 @@ def optimizer(
         )
     peak = rate if base is None else optim.scaled_rate(base, schedule.batch_size)
     learning_rate = optim.schedule(
-        config.pop("schedule"),
+        config.pop("schedule", "cosine"),
         base=peak,
         steps=schedule.steps,
-        warmup=config.pop("warmup_epochs") * schedule.steps_per_epoch,
+        warmup=config.pop("warmup_epochs", 0) * schedule.steps_per_epoch,
         steps_per_epoch=schedule.steps_per_epoch,
     )
     frozen = [f"^{tower}/" for tower in stage.config["frozen"]]
-    return learning_rate, optim.optimizer(
-        params,
-        schedule=learning_rate,
-        frozen=(*frozen, *stage.config["frozen_parameters"]),
-        depth=depth,
-        **_tuples(config),
-    )
+    settings = {
+        **config,
+        "params": params,
+        "schedule": learning_rate,
+        "frozen": (*frozen, *stage.config["frozen_parameters"]),
+        "depth": depth,
+    }
+    return learning_rate, call(optim.optimizer, settings, f"stages.{stage.group}.optimizer")
+
+
+def call(make: Callable, settings: Mapping[str, Any], where: str) -> Any:
+    """`make(**settings)`, with lists, as JSON has them, as tuples.
+
+    Raises:
+        ValueError: a setting that `make` does not know, naming it and where it stands.
+    """
+    known = list(inspect.signature(make).parameters)
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"{where} has no field {', '.join(unknown)}; it has {', '.join(known)}")
+    return make(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 
 def objective_kind(labels: Sequence[Label]) -> str:
@@ -169,8 +196,3 @@ def objective_kind(labels: Sequence[Label]) -> str:
 def _members(target: str) -> str | tuple[str, ...]:
     """`phenotypes` stands for all 61; anything else is a label or a group of the cohort."""
     return tuple(label.name for label in PHENOTYPES) if target == "phenotypes" else target
-
-
-def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists, as JSON has them, as the tuples of a hashable dataclass."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}

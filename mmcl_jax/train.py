@@ -63,6 +63,11 @@ class Schedule:
     patience: int = -1
     band: float = 0.0
 
+    def __post_init__(self):
+        for name in ("steps", "steps_per_epoch", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
 
 @dataclasses.dataclass
 class EarlyStopping:
@@ -185,22 +190,25 @@ def train(
             evaluate_now = finished or (
                 schedule.evaluate_every and step % schedule.evaluate_every == 0
             )
-            if evaluate_now or step % schedule.log_every == 0 or signals.received:
+            stop = signals.received
+            if evaluate_now or step % schedule.log_every == 0 or stop:
                 log()
             if evaluate_now:
                 last_metrics = evaluate(objective, eval_step, state, eval_batches(), mesh)
                 writer.write(step, step / schedule.steps_per_epoch, last_metrics)
                 value = _selected(last_metrics, schedule.select, stage)
+                if not math.isfinite(value):
+                    raise NonFiniteLoss(f"stage {stage}, step {step}: {schedule.select} is {value}")
                 if stopping.update(step, value):
                     checkpoints.save_best(state)
                 save(last_metrics)
-            elif signals.received:
+            elif stop:
                 save(last_metrics)
-            if signals.received and not finished:
+            if stop:
                 raise Interrupted(
                     f"stage {stage} stopped by {signals.name} and saved at step {step} of "
                     f"{schedule.steps}",
-                    signals.received,
+                    stop,
                 )
     writer.close()
     return {

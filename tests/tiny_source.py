@@ -42,6 +42,10 @@ class TinySource:
         return {"ecg": dict(self.settings_), "cmr": {"size": 210}}
 
     @property
+    def parameters(self):
+        return {"seed": 3}
+
+    @property
     def tasks(self):
         return range(self.count)
 

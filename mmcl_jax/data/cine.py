@@ -108,6 +108,8 @@ def _images(path: str | os.PathLike) -> list[_Image]:
     # A damaged zip shows itself in any of these, encryption as RuntimeError.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise RefusedRecord(path, f"not a readable zip: {error}") from error
+    except OSError as error:
+        raise RefusedRecord(path, f"cannot be read: {error.strerror or error}") from error
     return [image for image in images if image is not None]
 
 

@@ -116,6 +116,7 @@ class Cohort:
     Attributes:
         path: its folder.
         source_name: name of the source that it was prepared from.
+        parameters: what the source was told, such as a seed.
         labels: columns of the label table.
         settings: preprocessing settings; cohorts with equal settings fit together.
         settings_hash: sha256 of the settings as canonical JSON.
@@ -129,6 +130,7 @@ class Cohort:
 
     path: pathlib.Path
     source_name: str
+    parameters: Mapping[str, Any]
     labels: tuple[Label, ...]
     settings: Mapping[str, Any]
     settings_hash: str
@@ -219,6 +221,7 @@ def open_cohort(path: str | os.PathLike) -> Cohort:
     return Cohort(
         path=path,
         source_name=content["source"],
+        parameters=content["parameters"],
         labels=label_lists.from_json(content["labels"]),
         settings=content["settings"],
         settings_hash=content["settings_hash"],
@@ -275,6 +278,7 @@ def _write_beside(folder, source: Source, shards, tables, report: Report) -> Non
         "format": FORMAT,
         "source": source.name,
         "labels": label_lists.to_json(source.labels),
+        "parameters": _plain(source.parameters),
         "settings": settings,
         "settings_hash": settings_hash(settings),
         "splits": report.splits,

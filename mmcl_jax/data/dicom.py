@@ -69,6 +69,7 @@ class DicomZips:
             raise FileNotFoundError(f"{folder} is no folder; expected the folder of the zips")
         self.ecg_settings, self.cmr_settings = ecg_settings, cmr_settings
         self.settings = {"ecg": ecg_settings.as_dict(), "cmr": cmr_settings.as_dict()}
+        self.parameters = {"seed": seed}
         if pairs is None:
             self.labels: tuple[Label, ...] = ()
             self.tasks = _tasks_of_folder(folder, seed)

@@ -68,6 +68,7 @@ class PtbXl:
         folder = pathlib.Path(input)
         self.ecg_settings = settings
         self.settings = {"ecg": settings.as_dict()}
+        self.parameters = {"folds": {split: list(numbers) for split, numbers in folds.items()}}
         classes = _diagnostic_classes(folder / "scp_statements.csv")
         split_of_fold = {fold: split for split, numbers in folds.items() for fold in numbers}
         table = folder / "ptbxl_database.csv"

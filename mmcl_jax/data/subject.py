@@ -60,12 +60,14 @@ class Source(Protocol):
         name: name of the source in the report.
         labels: every label that a subject of this source may carry.
         settings: preprocessing settings as JSON; two cohorts fit together when these are equal.
+        parameters: what else decides the records, such as a seed, as JSON.
         tasks: one small picklable item per record.
     """
 
     name: str
     labels: tuple[Label, ...]
     settings: Mapping[str, Any]
+    parameters: Mapping[str, Any]
     tasks: Sequence[Any]
 
     def load(self, task: Any) -> Subject:

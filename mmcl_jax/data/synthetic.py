@@ -106,6 +106,11 @@ class Synthetic:
         return {"ecg": ecg.DEFAULT.as_dict(), "cmr": cmr.DEFAULT.as_dict()}
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """The fields of this simulation."""
+        return dataclasses.asdict(self)
+
+    @property
     def tasks(self) -> range:
         """A task is the subject's index."""
         return range(self.subjects)

@@ -96,6 +96,8 @@ def read_header(path: str | os.PathLike) -> Header:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
         raise RefusedRecord(path, "the header is absent") from error
+    except OSError as error:
+        raise RefusedRecord(path, f"cannot be read: {error.strerror or error}") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     comments = tuple(line[1:].strip() for line in lines if line.startswith("#"))
     lines = [line for line in lines if not line.startswith("#")]
@@ -175,6 +177,8 @@ def _read_file(
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise RefusedRecord(path, "the signal file is absent") from error
+    except OSError as error:
+        raise RefusedRecord(path, f"cannot be read: {error.strerror or error}") from error
     offset = specs[0].offset
     frame = 2 * len(specs)
     samples = samples or max(0, len(content) - offset) // frame

@@ -33,6 +33,8 @@ def visible_tokens(tokens: int, mask_ratio: float, rounding: str) -> int:
     """
     if rounding not in ("nearest", "truncate"):
         raise ValueError(f"rounding is {rounding!r}; known: nearest, truncate")
+    if not 0 <= mask_ratio < 1:
+        raise ValueError(f"mask_ratio is {mask_ratio}, expected a share from 0 to below 1")
     exact = tokens * (1 - mask_ratio)
     return round(exact) if rounding == "nearest" else int(exact)
 

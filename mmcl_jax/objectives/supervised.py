@@ -111,6 +111,8 @@ class Objective(Base):
     def _logits(self, batch: Batch, train: bool) -> Float[Array, "B C"]:
         if self.kind not in KINDS:
             raise ValueError(f"supervised kind is {self.kind!r}; known: {', '.join(KINDS)}")
+        if self.missing not in ("exclude", "zero"):
+            raise ValueError(f"supervised missing is {self.missing!r}; known: exclude, zero")
         if (self.cmr_encoder is None) == (self.ecg_encoder is None):
             raise ValueError("supervised takes exactly one of ecg_encoder and cmr_encoder")
         modality = "ecg" if self.cmr_encoder is None else "cmr"

@@ -190,3 +190,13 @@ def test_real_record_of_two_files_and_1000_hz(recordings):
 def test_two_real_files_hold_the_same_signal(recordings):
     first, second = (wfdb.read(recordings / "cinc2021" / name) for name in ("E07509", "E07510"))
     np.testing.assert_array_equal(first.signal, second.signal)
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
+    (tmp_path / "a.hea").mkdir()
+    with pytest.raises(RefusedRecord, match="cannot be read"):
+        wfdb.read(tmp_path / "a.hea")
+    (tmp_path / "b.hea").write_text("b 1 500 10\nb.dat 16 1000/mV 16 0 0 0 0 I\n")
+    (tmp_path / "b.dat").mkdir()
+    with pytest.raises(RefusedRecord, match="b.dat: cannot be read"):
+        wfdb.read(tmp_path / "b.hea")
