@@ -100,7 +100,9 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config.stages.mmcl = default_config.stage(
         "clip",
         # tau 0.1; lambda 0.75, the weight of the imaging term.
-        settings={"temperature": 0.1, "cmr_weight": 0.75},
+        settings={
+            "temperature": 0.1, "cmr_weight": 0.75, "map_upsampling": 1, "map_divisor": 1.0,
+        },
         towers={
             "ecg_encoder": {"drop_path": 0.1}, "ecg_projector": {},
             "cmr_encoder": {}, "cmr_projector": {},
@@ -167,10 +169,12 @@ def _use_reference_settings(config: ConfigDict) -> None:
     for name in ("image", "mmcl"):
         stages[name].cmr_view.update({"rotation_probability": 1.0, "saturation": 0.5})
     stages.mmcl.cmr_view.box = (44, 68, 78, 78)
+    stages.mmcl.settings.update({"map_upsampling": 2, "map_divisor": 0.8})
     stages.mmcl.optimizer.update({"name": "adam_l2", "schedule": "cosine_per_epoch"})
     stages.finetune.optimizer.warmup_epochs = 5
     stages.finetune.towers.ecg_encoder.fc_norm_twice = True
     stages.finetune.settings.missing = "zero"
+    stages.finetune.order_seed = 0
     # The published encoders come without fc_norm.
     stages.finetune.new = ("ecg_encoder/attention_pool", "ecg_encoder/fc_norm")
 

@@ -85,6 +85,8 @@ def stage(objective: str, **fields: Any) -> ConfigDict:
             "balanced": False,
             "fraction": 1.0,
             "selection_seed": 0,
+            # Of the order of the records; -1 for the seed of the stage.
+            "order_seed": -1,
             "batch_size": 128,
             "epochs": 1,
             "evaluate_every_epochs": 1,

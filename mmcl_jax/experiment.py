@@ -55,6 +55,9 @@ class Experiment:
     def __init__(self, config: Mapping[str, Any], run: RunDir):
         self.config, self.run = config, run
         self.stages = stages.expand(config)
+        trainings = self.training_stages()
+        for position, stage in enumerate(trainings):
+            stages.check(stage, trainings[:position])
         self._cohort: Cohort | None = None
 
     @classmethod
@@ -162,10 +165,12 @@ class Experiment:
         common = {"fields": fields, "labels": names, "batch_size": batch_size}
         shards = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
+        order_seed = stage.seed if config["order_seed"] < 0 else config["order_seed"]
+
         def train_batches(start_step: int):
             workers = self.config["data"]["workers"]
             return pipeline.train_batches(
-                cohort, "train", rows, seed=stage.seed, start_step=start_step, workers=workers,
+                cohort, "train", rows, seed=order_seed, start_step=start_step, workers=workers,
                 **common, **shards,
             )  # fmt: skip
 

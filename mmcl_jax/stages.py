@@ -65,6 +65,30 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
     return stages
 
 
+def check(stage: Stage, earlier: Sequence[Stage]) -> None:
+    """What can be known before anything is trained.
+
+    Raises:
+        ValueError: an objective, hand-on or origin that does not exist, or a batch that cannot be
+            split over the devices.
+    """
+    where, config = f"stages.{stage.group}", stage.config
+    if config["objective"] not in objectives.names():
+        raise ValueError(
+            f"{where}.objective is {config['objective']!r}; known: {', '.join(objectives.names())}"
+        )
+    if config["hand_on"] not in ("latest", "best"):
+        raise ValueError(f"{where}.hand_on is {config['hand_on']!r}; known: latest, best")
+    check_batch_size(config["batch_size"], make_mesh(), f"{where}.batch_size")
+    names = [other.name for other in earlier]
+    for tower, origin in config["init"].items():
+        if ":" not in origin and origin not in names:
+            raise ValueError(
+                f"{where}.init takes {tower} from {origin!r}, which is no earlier stage: "
+                f"{', '.join(names) or 'there is none'}. A stage of another run is RUN:STAGE"
+            )
+
+
 def build(
     stage: Stage, towers: Mapping[str, Any], cohort: Cohort
 ) -> tuple[objectives.Objective, Views, tuple[Label, ...]]:
@@ -111,7 +135,6 @@ def schedule(
     """How long a stage trains on `rows` of the training split, in steps."""
     config = stage.config
     batch_size = config["batch_size"]
-    check_batch_size(batch_size, make_mesh(), f"stages.{stage.group}.batch_size")
     per_epoch = pipeline.steps_per_epoch(cohort, "train", rows, batch_size)
     select, band = config["select"], config["band"]
     if labels:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,53 @@ def test_changed_settings_of_a_finished_stage_are_refused(finished):
     changed["stages"]["mdm"]["epochs"] = 7
     with pytest.raises(ValueError, match=r"stage mdm with other settings: stage.epochs: 1 then, 7"):
         Experiment(changed, RunDir(folder)).run_all()
+
+
+def test_a_longer_list_of_targets_extends_the_run(finished, tmp_path):
+    config, folder = finished
+    longer = json.loads(json.dumps(config))
+    extended = tmp_path / "extended"
+    shutil.copytree(folder, extended)
+    longer["stages"]["finetune"]["targets"] = ["CAD", "AF", "phenotypes"]
+    before = snapshot(extended / "stages" / "mmcl")
+    assert start(longer, extended).run_all()
+    assert snapshot(extended / "stages" / "mmcl") == before
+    assert {"CAD", "AF"} <= {row["target"] for row in rows(extended)}
+    # A target that the configuration no longer has leaves the results too.
+    longer["stages"]["finetune"]["targets"] = ["CAD", "phenotypes"]
+    assert start(longer, extended).run_all()
+    assert "AF" not in {row["target"] for row in rows(extended)}
+    names = {file.name for file in (extended / "evaluate" / "predictions").iterdir()}
+    assert names == {"finetune__CAD__0.npz", "finetune__phenotypes__0.npz"}
+
+
+def test_a_stage_trained_anew_is_noticed_by_the_next(finished, tmp_path):
+    config, folder = finished
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    shutil.rmtree(again / "stages" / "mdm")
+    experiment = start(config, again)
+    assert experiment.run_all(["mdm"])
+    with pytest.raises(ValueError, match="stage mmcl with other settings: started_from.mdm"):
+        experiment.run_all()
+
+
+def test_another_synthetic_cohort_than_asked_for_is_refused(finished, tmp_path):
+    config, folder = finished
+    other = json.loads(json.dumps(config))
+    other["data"]["synthetic"]["seed"] = 5
+    shutil.copytree(folder / "cohort", tmp_path / "run" / "cohort")
+    with pytest.raises(ValueError, match="another synthetic cohort .* seed: 0 then, 5 now"):
+        start(other, tmp_path / "run").run_all(["mdm"])
+
+
+def test_settings_of_a_configuration_file_are_checked(finished, tmp_path):
+    config, folder = finished
+    config = json.loads(json.dumps(config))
+    config["data"]["path"] = str(folder / "cohort")
+    config["stages"]["mdm"]["ecg_view"]["noise_sigm"] = 1
+    with pytest.raises(ValueError, match="stages.mdm.ecg_view has no field noise_sigm"):
+        start(config, tmp_path / "run").run_all(["mdm"])
 
 
 def test_unknown_stage_is_refused(finished):

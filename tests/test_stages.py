@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -69,3 +70,38 @@ def test_base_rate_is_scaled_by_the_batch():
 def test_a_stage_has_one_rate(settings):
     with pytest.raises(ValueError, match="either `rate`, the learning rate, or `base_rate`"):
         optimizer(**settings)
+
+
+def test_targets_without_seeds_use_the_seed_of_the_run():
+    one = config()
+    one["stages"]["finetune"]["seeds"] = []
+    assert [stage.name for stage in stages.expand(one)][1:3] == ["finetune/CAD/0", "finetune/LV/0"]
+
+
+def test_seeds_without_targets_are_an_error():
+    broken = config()
+    broken["stages"]["mdm"]["seeds"] = [1, 2]
+    with pytest.raises(ValueError, match=r"stages.mdm has seeds but no targets"):
+        stages.expand(broken)
+
+
+def test_an_unknown_optimizer_setting_is_an_error():
+    with pytest.raises(ValueError, match="stages.finetune.optimizer has no field beta1; it has params"):
+        optimizer(rate=1e-3, beta1=0.9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"objective": "clop"}, "objective is 'clop'; known: clip, masked_modelling"),
+        ({"hand_on": "lates"}, "hand_on is 'lates'; known: latest, best"),
+        ({"batch_size": 9}, "batch size 9 does not divide by the 8 devices"),
+        ({"init": {"ecg_encoder": "mdn"}}, "from 'mdn', which is no earlier stage: mdm"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_trained(fields, message):
+    first, second = stages.expand(config())[:2]
+    stages.check(second, [first])
+    broken = dataclasses.replace(second, config={**second.config, **fields})
+    with pytest.raises(ValueError, match=message):
+        stages.check(broken, [first])

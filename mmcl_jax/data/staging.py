@@ -38,7 +38,8 @@ def staged_folder(
         yield folder
         _check_free(output, overwrite, marker)
         if output.exists():
-            former = folder.with_name(f"{folder.name}-former")
+            # Not among the abandoned ones: a kill before the next line must not cost both.
+            former = output.with_name(f"{output.name}.replaced-{os.getpid()}")
             output.rename(former)
             folder.rename(output)
             shutil.rmtree(former)

@@ -57,6 +57,9 @@ class Objective(Base):
         cmr_encoder, cmr_projector: f_i and g_i.
         temperature: tau of eq. 4 and 5.
         cmr_weight: lambda of eq. 6.
+        map_upsampling: bilinear enlargement of the CMR feature map before `local_similarity`
+            projects it; the paper has none.
+        map_divisor: what the local similarities are divided by; 1 leaves cosines.
     """
 
     ecg_encoder: nn.Module = None
@@ -65,6 +68,8 @@ class Objective(Base):
     cmr_projector: nn.Module = None
     temperature: float = 0.1
     cmr_weight: float = 0.75
+    map_upsampling: int = 1
+    map_divisor: float = 1.0
 
     def __call__(self, batch: Batch, *, train: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         valid = batch["valid"]
@@ -106,13 +111,18 @@ class Objective(Base):
         """
         encoded_cmr = self.cmr_encoder(batch["cmr"], train=False)
         encoded_ecg = self.ecg_encoder(batch["ecg"], train=False)
-        places = normalise(self.cmr_projector(encoded_cmr["map"]))
+        batch_size, height, width, channels = encoded_cmr["map"].shape
+        enlarged = (height * self.map_upsampling, width * self.map_upsampling)
+        shape = (batch_size, *enlarged, channels)
+        places = normalise(
+            self.cmr_projector(jax.image.resize(encoded_cmr["map"], shape, "bilinear"))
+        )
         tokens = normalise(self.ecg_projector(encoded_ecg["tokens"][:, 1:]))
         whole_ecg = normalise(self.ecg_projector(encoded_ecg["features"]))
         whole_cmr = normalise(self.cmr_projector(encoded_cmr["features"]))
         return {
-            "cmr": jnp.einsum("bhwk,bk->bhw", places, whole_ecg),
-            "ecg": jnp.einsum("bnk,bk->bn", tokens, whole_cmr),
+            "cmr": jnp.einsum("bhwk,bk->bhw", places, whole_ecg) / self.map_divisor,
+            "ecg": jnp.einsum("bnk,bk->bn", tokens, whole_cmr) / self.map_divisor,
         }
 
     def summarise(

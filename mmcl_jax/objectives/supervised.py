@@ -44,8 +44,8 @@ class Objective(Base):
         head: as many outputs as labels; for `binary` two, for `multiclass` one per class.
         kind: see the module.
         label_smoothing: epsilon, for classification.
-        missing: `exclude` leaves missing labels out of the loss; `zero` counts them as an error
-            of 0 in the mean, as the published code does (facts D29).
+        missing: `exclude` leaves missing labels out; `zero` fills label and prediction with 0
+            in the loss and in r, as the code behind the published weights does.
     """
 
     ecg_encoder: nn.Module | None = None
@@ -91,6 +91,8 @@ class Objective(Base):
             labels["label_valid"] > 0,
         )
         if self.kind == "regression":
+            if self.missing == "zero":
+                prediction, known = prediction * known, np.ones_like(known)
             values = [
                 _correlation(truth[rows, k], prediction[rows, k])
                 for k in range(truth.shape[1])

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from mmcl_jax.objectives.clip import clip_loss, normalise
 
@@ -74,3 +75,18 @@ def test_scale_of_a_projection_does_not_matter_but_pairing_does(numbers):
     order = np.random.default_rng(0).permutation(16)
     assert loss_of(ecg[order], cmr[order]) == pytest.approx(loss_of(ecg, cmr), rel=1e-5)
     assert loss_of(ecg, ecg) < loss_of(ecg, ecg[order])
+
+
+def test_upsampled_map_keeps_the_mean_place_and_is_divided():
+    batch = None
+    maps = {}
+    for upsampling, divisor in ((1, 1.0), (2, 0.5)):
+        objective, views = tiny.objective("clip", map_upsampling=upsampling, map_divisor=divisor)
+        batch = tiny.clean(views, tiny.batch(2)) if batch is None else batch
+        variables = objective.init(jax.random.key(0), batch, train=False)
+        maps[upsampling] = objective.apply(variables, batch, method="local_similarity")
+    assert maps[1]["cmr"].shape == (2, 2, 2)
+    assert maps[2]["cmr"].shape == (2, 4, 4)
+    # A corner of the enlarged map is the corner of the map itself.
+    np.testing.assert_allclose(maps[2]["cmr"][:, 0, 0], 2 * maps[1]["cmr"][:, 0, 0], rtol=1e-4)
+    np.testing.assert_allclose(maps[2]["ecg"], 2 * maps[1]["ecg"], rtol=1e-4)

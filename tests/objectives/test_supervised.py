@@ -102,3 +102,20 @@ def test_unknown_kind_is_an_error():
     objective, views = tiny.objective("supervised", kind="ordinal")
     with pytest.raises(ValueError, match="binary, multiclass, multilabel, regression"):
         objective.init(jax.random.key(0), tiny.clean(views, tiny.batch(2)), train=False)
+
+
+def test_zero_filled_labels_also_enter_r():
+    generator = np.random.default_rng(4)
+    labels = generator.standard_normal((40, 1))
+    prediction = labels + generator.standard_normal((40, 1))
+    known = (np.arange(40) < 25).astype(float)[:, None]
+    objective, _ = tiny.objective("supervised", kind="regression", missing="zero")
+    arrays = {"labels": labels * known, "label_valid": known}
+    expected = np.corrcoef((labels * known)[:, 0], (prediction * known)[:, 0])[0, 1]
+    assert objective.summarise({"prediction": prediction}, arrays)["r"] == pytest.approx(expected)
+
+
+def test_unknown_treatment_of_missing_labels_is_an_error():
+    labels = np.zeros((2, 2), np.float32)
+    with pytest.raises(ValueError, match="'zeros'; known: exclude, zero"):
+        objective_loss(labels, labels, missing="zeros")
