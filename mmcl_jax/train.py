@@ -5,6 +5,7 @@ save the best, save the latest. The batch of step k and its random draws are fun
 nothing but the state has to be restored to continue.
 """
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -176,7 +177,8 @@ def train(
         checkpoints.save_latest(state, progress)
 
     # --- loop ----------------------------------------------------------------------------------
-    with _SignalWatch() as signals, bar:
+    closing = contextlib.closing
+    with _SignalWatch() as signals, bar, closing(batches), closing(writer):
         while step < schedule.steps and not stopping.stop:
             state, metrics = train_step(state, shard_batch(next(batches), mesh), root_key)
             step += 1
@@ -210,7 +212,6 @@ def train(
                     f"{schedule.steps}",
                     stop,
                 )
-    writer.close()
     return {
         "steps": step,
         "epochs": step / schedule.steps_per_epoch,
