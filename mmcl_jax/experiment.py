@@ -1,7 +1,7 @@
 """An experiment: the ordered stages of a configuration, what is done of them, and the hand-off.
 
-The verbs `evaluate`, `interpret` and `report` are stages too; they run again when
-the training stages they look at have changed.
+The verbs `evaluate`, `interpret` and `report` are stages too; they run again when a stage before
+them has been trained anew.
 """
 
 import dataclasses
@@ -55,9 +55,6 @@ class Experiment:
     def __init__(self, config: Mapping[str, Any], run: RunDir):
         self.config, self.run = config, run
         self.stages = stages.expand(config)
-        trainings = self.training_stages()
-        for position, stage in enumerate(trainings):
-            stages.check(stage, trainings[:position])
         self._cohort: Cohort | None = None
 
     @classmethod
@@ -112,6 +109,9 @@ class Experiment:
                 f"no stage {', '.join(unknown)}; the configuration has "
                 f"{', '.join(dict.fromkeys(stage.group for stage in self.stages))}"
             )
+        for position, stage in enumerate(self.stages):
+            if stage in chosen and stage.group not in VERBS and not self.run.done(stage.name):
+                stages.check(stage, self.stages[:position])
         ran = False
         for number, stage in enumerate(chosen, 1):
             if self.is_done(stage):

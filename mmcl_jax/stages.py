@@ -80,7 +80,7 @@ def check(stage: Stage, earlier: Sequence[Stage]) -> None:
     if config["hand_on"] not in ("latest", "best"):
         raise ValueError(f"{where}.hand_on is {config['hand_on']!r}; known: latest, best")
     check_batch_size(config["batch_size"], make_mesh(), f"{where}.batch_size")
-    names = [other.name for other in earlier]
+    names = [other.name for other in earlier if "objective" in other.config]
     for tower, origin in config["init"].items():
         if ":" not in origin and origin not in names:
             raise ValueError(

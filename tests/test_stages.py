@@ -86,9 +86,7 @@ def test_seeds_without_targets_are_an_error():
 
 
 def test_an_unknown_optimizer_setting_is_an_error():
-    with pytest.raises(
-        ValueError, match="finetune.optimizer has no field beta1; it has params"
-    ):
+    with pytest.raises(ValueError, match="finetune.optimizer has no field beta1; it has params"):
         optimizer(rate=1e-3, beta1=0.9)
 
 
