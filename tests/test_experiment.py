@@ -175,15 +175,15 @@ def test_a_longer_list_of_targets_extends_the_run(finished, tmp_path):
     longer = json.loads(json.dumps(config))
     extended = tmp_path / "extended"
     shutil.copytree(folder, extended)
-    longer["stages"]["finetune"]["targets"] = ["CAD", "AF", "phenotypes"]
+    longer["stages"]["finetune"]["targets"] = ["CAD", "sex", "phenotypes"]
     before = snapshot(extended / "stages" / "mmcl")
     assert start(longer, extended).run_all()
     assert snapshot(extended / "stages" / "mmcl") == before
-    assert {"CAD", "AF"} <= {row["target"] for row in rows(extended)}
+    assert {"CAD", "sex"} <= {row["target"] for row in rows(extended)}
     # A target that the configuration no longer has leaves the results too.
     longer["stages"]["finetune"]["targets"] = ["CAD", "phenotypes"]
     assert start(longer, extended).run_all()
-    assert "AF" not in {row["target"] for row in rows(extended)}
+    assert "sex" not in {row["target"] for row in rows(extended)}
     names = {file.name for file in (extended / "evaluate" / "predictions").iterdir()}
     assert names == {"finetune__CAD__0.npz", "finetune__phenotypes__0.npz"}
 
