@@ -277,7 +277,7 @@ def test_a_frozen_tower_stays_bit_for_bit(finished, tmp_path):
 
 
 def main_command(folder, cache, cohort, *changes):
-    """The command line of a tiny ECG-only run: MDM, then fine-tuning of CAD."""
+    """The command line of a tiny run: MDM, SimCLR of the CMR encoder, fine-tuning of CAD."""
     flags = [
         "config.models.ecg_encoder.width=16", "config.models.ecg_encoder.heads=2",
         "config.models.ecg_encoder.depth=1", "config.models.decoder.width=16",
@@ -288,7 +288,9 @@ def main_command(folder, cache, cohort, *changes):
         "config.stages.finetune.new=('/attention_pool/','/fc_norm/')",
         "config.stages.finetune.unused=('/norm/',)",
         f"config.data.path={cohort}", f"workdir={folder}", f"compile_cache={cache}",
-        "stages=mdm,finetune", *changes,
+        "config.models.cmr_encoder.width=8", "config.stages.image.batch_size=8",
+        "config.stages.image.epochs=12", "config.stages.image.cmr_view.size=32",
+        "stages=mdm,image,finetune", *changes,
     ]  # fmt: skip
     command = [sys.executable, "-m", "mmcl_jax.main", f"--config={CONFIGS / 'mmcl.py'}:demo"]
     return [*command, *(f"--{flag}" for flag in flags)]
@@ -318,14 +320,14 @@ def test_killed_in_any_stage_ends_in_the_same_parameters(finished, tmp_path):
     result = run_command(main_command(whole, cache, cohort))
     assert result.returncode == 0, result.stderr
     command = main_command(killed, cache, cohort)
-    for stage in ("mdm", "finetune/CAD/0"):
+    for stage in ("mdm", "image", "finetune/CAD/0"):
         folder = killed / "stages" / stage
         code, _ = kill_when(command, folder / "checkpoints" / "latest", signal.SIGKILL)
         assert code == -signal.SIGKILL
         assert not (folder / "done.json").exists()
     result = run_command(command)
     assert result.returncode == 0, result.stderr
-    for stage in ("mdm", "finetune/CAD/0"):
+    for stage in ("mdm", "image", "finetune/CAD/0"):
         for which in ("latest", "best"):
             ours = load(killed / "stages" / stage, which)
             theirs = load(whole / "stages" / stage, which)
