@@ -88,6 +88,9 @@ def stage(objective: str, **fields: Any) -> ConfigDict:
             # Of the order of the records; -1 for the seed of the stage.
             "order_seed": -1,
             "batch_size": 128,
+            # Parts of a batch, computed one after another to save memory; not for losses that
+            # compare the records of a batch (clip, simclr).
+            "accumulate": 1,
             "epochs": 1,
             "evaluate_every_epochs": 1,
             "log_every": 50,

@@ -188,25 +188,22 @@ class Experiment:
         params, extra = initialise(objective, views, _first_rows(example), key)
         params, extra = self._take_over(stage, params, extra)
         self._write_settings(stage)
-        rate, optimizer = stages.optimizer(
-            stage, schedule, params, depth=self.config["models"]["ecg_encoder"]["depth"]
-        )
+        depth = self.config["models"]["ecg_encoder"]["depth"]
+        recipe = stages.recipe(stage, objective, views, schedule, depth)
         state = State(
             step=np.zeros((), np.int32),
             params=params,
             extra=extra,
-            optimizer_state=optimizer.init(params),
+            optimizer_state=recipe.optimizer(params, recipe.hyper).init(params),
         )
         with checkpoints.Checkpoints(self.run.stage(stage.name)) as saved:
             summary = train(
                 self.run,
                 stage.name,
-                objective,
+                recipe,
                 state,
                 saved,
-                optimizer=optimizer,
-                learning_rate=rate,
-                views=views,
+                learning_rate=stages.learning_rate(stage, schedule),
                 schedule=schedule,
                 train_batches=train_batches,
                 eval_batches=eval_batches,

@@ -31,9 +31,9 @@ def scaled_rate(base: float, batch_size: int) -> float:
 def schedule(
     name: Literal["cosine", "cosine_per_epoch"] = "cosine",
     *,
-    base: float,
-    steps: int,
-    warmup: int,
+    base: float | Float[Array, ""],
+    steps: int | Float[Array, ""],
+    warmup: int | Float[Array, ""],
     steps_per_epoch: int | None = None,
 ) -> Schedule:
     """Linear warm-up from 0 to `base`, then half a cosine down to 0.
@@ -43,8 +43,9 @@ def schedule(
             epoch and reaches `base` one epoch early, as the published contrastive stage does: with
             30 warm-up epochs the rate is 0 in epoch 0, base / 29 in epoch 1 and `base` in epochs
             29 and 30.
-        base: the highest learning rate.
-        steps: steps of the whole training. The rate stays 0 afterwards.
+        base: the highest learning rate; may be traced.
+        steps: steps of the whole training. The rate stays 0 afterwards. With 'cosine' it and
+            `warmup` may be traced, and are then not checked.
         warmup: steps of the warm-up, part of `steps`. 'cosine_per_epoch' rounds it to whole epochs.
         steps_per_epoch: needed by 'cosine_per_epoch' only.
 
@@ -54,7 +55,7 @@ def schedule(
     Raises:
         ValueError: unknown name, or lengths that do not fit each other.
     """
-    if not 0 <= warmup < steps:
+    if isinstance(steps, int) and not 0 <= warmup < steps:
         raise ValueError(
             f"schedule: warmup must be at least 0 and less than steps={steps}, got {warmup}"
         )
@@ -82,13 +83,13 @@ def optimizer(
     *,
     name: Literal["adamw", "adam_l2"] = "adamw",
     schedule: Schedule,
-    weight_decay: float,
+    weight_decay: float | Float[Array, ""],
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
     decay_exclude: Sequence[str] = (),
     frozen: Sequence[str] = (),
-    layer_decay: float | None = None,
+    layer_decay: float | Float[Array, ""] | None = None,
     depth: int | None = None,
     clip: float | None = None,
 ) -> optax.GradientTransformation:
@@ -104,7 +105,7 @@ def optimizer(
             with '/', for example 'ecg_encoder/block_0/attention/qkv/kernel'.
         name: 'adamw' or 'adam_l2'.
         schedule: learning rate as a function of the step; the first update is step 0.
-        weight_decay: coefficient of the decay.
+        weight_decay: coefficient of the decay; may be traced, as `layer_decay` may.
         b1, b2, eps: constants of Adam; `eps` is added to the root of the second moment.
         decay_exclude: regular expressions; a parameter whose path contains a match is not decayed.
         frozen: regular expressions; a parameter whose path contains a match gets zero updates, no
@@ -144,7 +145,17 @@ def optimizer(
     )
 
 
-def layer_factors(params: PyTree, layer_decay: float, depth: int | None) -> dict[str, float]:
+def hold(params: PyTree, frozen: Sequence[str]) -> PyTree:
+    """`params` without gradients for those whose path contains a match of `frozen`."""
+    held = _matching(frozen, {path: leaf.shape for path, leaf in _leaves(params)}, "frozen")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.lax.stop_gradient(leaf) if _name(path) in held else leaf, params
+    )
+
+
+def layer_factors(
+    params: PyTree, layer_decay: float | Float[Array, ""], depth: int | None
+) -> dict[str, float | Float[Array, ""]]:
     """Factor of the learning rate of every parameter, by path: see `layer_decay` of `optimizer`.
 
     Raises:
@@ -167,17 +178,20 @@ def layer_factors(params: PyTree, layer_decay: float, depth: int | None) -> dict
 
 
 def _warmup_cosine(
-    time: int | Int[Array, ""], end: int, start_of_cosine: int, warmup: int
+    time: int | Int[Array, ""],
+    end: int | Float[Array, ""],
+    start_of_cosine: int | Float[Array, ""],
+    warmup: int | Float[Array, ""],
 ) -> Float[Array, ""]:
     """Share of the highest rate at `time`: time / warmup before the cosine, which ends in 0."""
-    rise = time / max(warmup, 1)
+    rise = time / jnp.maximum(warmup, 1)
     remaining = jnp.clip((end - time) / (end - start_of_cosine), 0, 1)
     # Equals (1 + cos(pi (1 - remaining))) / 2 and keeps its relative precision near the end.
     fall = jnp.sin(0.5 * jnp.pi * remaining) ** 2
     return jnp.where(time < start_of_cosine, rise, fall)
 
 
-def _scale_by_path(factors: dict[str, float]) -> optax.GradientTransformation:
+def _scale_by_path(factors: dict[str, float | Float[Array, ""]]) -> optax.GradientTransformation:
     return optax.stateless(
         lambda updates, params: jax.tree_util.tree_map_with_path(
             lambda path, update: factors[_name(path)] * update, updates

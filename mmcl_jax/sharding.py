@@ -27,13 +27,14 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     }
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, where: str) -> None:
-    """Raises ValueError where a batch cannot be split evenly over the devices."""
+def check_batch_size(batch_size: int, mesh: Mesh, where: str, *, parts: int = 1) -> None:
+    """Raises ValueError where a batch, or each of its parts, cannot be split over the devices."""
     devices = mesh.devices.size
-    if batch_size % devices:
+    if batch_size % (devices * parts):
+        accumulated = f" times accumulate={parts}" if parts > 1 else ""
         raise ValueError(
-            f"{where}: batch size {batch_size} does not divide by the {devices} devices; "
-            f"use a multiple of {devices}"
+            f"{where}: batch size {batch_size} does not divide by the {devices} devices"
+            f"{accumulated}; use a multiple of {devices * parts}"
         )
 
 

@@ -20,6 +20,7 @@ from mmcl_jax.augment.views import Views
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort
 from mmcl_jax.data.labels import PHENOTYPES, Label
+from mmcl_jax.recipe import Hyper, Recipe
 from mmcl_jax.sharding import check_batch_size, make_mesh
 from mmcl_jax.train import Schedule
 
@@ -79,7 +80,11 @@ def check(stage: Stage, earlier: Sequence[Stage]) -> None:
         )
     if config["hand_on"] not in ("latest", "best"):
         raise ValueError(f"{where}.hand_on is {config['hand_on']!r}; known: latest, best")
-    check_batch_size(config["batch_size"], make_mesh(), f"{where}.batch_size")
+    if config["accumulate"] < 1:
+        raise ValueError(f"{where}.accumulate is {config['accumulate']}, expected at least 1")
+    check_batch_size(
+        config["batch_size"], make_mesh(), f"{where}.batch_size", parts=config["accumulate"]
+    )
     names = [other.name for other in earlier if "objective" in other.config]
     for tower, origin in config["init"].items():
         if ":" not in origin and origin not in names:
@@ -153,42 +158,75 @@ def schedule(
     )
 
 
-def optimizer(
-    stage: Stage, schedule: Schedule, params: Any, depth: int
-) -> tuple[optim.Schedule, optax.GradientTransformation]:
-    """Learning rate by step, and the optimiser that follows it.
+def recipe(
+    stage: Stage,
+    objective: objectives.Objective,
+    views: Views,
+    schedule: Schedule,
+    depth: int,
+) -> Recipe:
+    """The recipe of a stage; its `hyper` holds what stages may differ in without a new program.
 
     Args:
         depth: blocks of the ECG encoder, for layer decay.
 
     Raises:
-        ValueError: the settings give no learning rate, or two.
+        ValueError: the settings give no learning rate, or two, or lengths that do not fit.
     """
-    config = dict(stage.config["optimizer"])
-    base = config.pop("base_rate", None)
-    rate = config.pop("rate", None)
+    where, settings = f"stages.{stage.group}.optimizer", dict(stage.config["optimizer"])
+    length, peak = _length(settings, schedule), _peak(stage, schedule)
+    fixed = {k: v for k, v in settings.items() if k not in (*_RATE_SETTINGS, "weight_decay")}
+    if "weight_decay" not in settings:
+        raise ValueError(f"{where} needs weight_decay, the coefficient of the decay (0 for none)")
+    hyper = {"rate": peak, "weight_decay": settings["weight_decay"]}
+    if fixed.pop("layer_decay", None) is not None:
+        hyper["layer_decay"] = settings["layer_decay"]
+    if length["name"] == "cosine":
+        hyper |= {"steps": length["steps"], "warmup": length["warmup"]}
+    if getattr(objective, "label_smoothing", 0):
+        hyper["label_smoothing"] = objective.label_smoothing
+    if getattr(getattr(objective, "ecg_encoder", None), "drop_path", 0):
+        hyper["drop_path"] = objective.ecg_encoder.drop_path
+    held = (*(f"^{tower}/" for tower in stage.config["frozen"]), *stage.config["frozen_parameters"])
+
+    def optimizer(params: Any, hyper: Hyper) -> optax.GradientTransformation:
+        moving = {name: hyper[name] for name in ("steps", "warmup") if name in hyper}
+        rate = optim.schedule(base=hyper["rate"], **{**length, **moving})
+        changing = {name: hyper[name] for name in ("weight_decay", "layer_decay") if name in hyper}
+        arguments = {**fixed, **changing, "params": params, "schedule": rate}
+        return call(optim.optimizer, {**arguments, "frozen": held, "depth": depth}, where)
+
+    return Recipe(objective, views, optimizer, hyper, held, stage.config["accumulate"])
+
+
+def learning_rate(stage: Stage, schedule: Schedule) -> optim.Schedule:
+    """Learning rate by step, for the log. Raises ValueError as `recipe` does."""
+    length = _length(stage.config["optimizer"], schedule)
+    return optim.schedule(base=_peak(stage, schedule), **length)
+
+
+_RATE_SETTINGS = ("rate", "base_rate", "schedule", "warmup_epochs")
+
+
+def _length(settings: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
+    return {
+        "name": settings.get("schedule", "cosine"),
+        "steps": schedule.steps,
+        "warmup": settings.get("warmup_epochs", 0) * schedule.steps_per_epoch,
+        "steps_per_epoch": schedule.steps_per_epoch,
+    }
+
+
+def _peak(stage: Stage, schedule: Schedule) -> float:
+    """Highest learning rate."""
+    base = stage.config["optimizer"].get("base_rate")
+    rate = stage.config["optimizer"].get("rate")
     if (base is None) == (rate is None):
         raise ValueError(
             f"stage {stage.name}: the optimizer takes either `rate`, the learning rate, or "
             "`base_rate`, multiplied by batch size / 4"
         )
-    peak = rate if base is None else optim.scaled_rate(base, schedule.batch_size)
-    learning_rate = optim.schedule(
-        config.pop("schedule", "cosine"),
-        base=peak,
-        steps=schedule.steps,
-        warmup=config.pop("warmup_epochs", 0) * schedule.steps_per_epoch,
-        steps_per_epoch=schedule.steps_per_epoch,
-    )
-    frozen = [f"^{tower}/" for tower in stage.config["frozen"]]
-    settings = {
-        **config,
-        "params": params,
-        "schedule": learning_rate,
-        "frozen": (*frozen, *stage.config["frozen_parameters"]),
-        "depth": depth,
-    }
-    return learning_rate, call(optim.optimizer, settings, f"stages.{stage.group}.optimizer")
+    return rate if base is None else optim.scaled_rate(base, schedule.batch_size)
 
 
 def call(make: Callable, settings: Mapping[str, Any], where: str) -> Any:

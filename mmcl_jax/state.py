@@ -1,7 +1,7 @@
-"""What training changes, and the two compiled functions that change or read it."""
+"""What training changes, and the compiled functions that change or read it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -10,11 +10,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from mmcl_jax import optim
 from mmcl_jax.augment.views import Views
 from mmcl_jax.objectives.base import Batch, Objective
+from mmcl_jax.recipe import Hyper, Recipe
 
 # One stream per purpose, in this order; a new one is appended, so that the others keep their draws.
 RNG_STREAMS = ("views", "mask", "drop_path", "dropout")
+
+# Recordings that stay on the device: fields [n, ...] of the chosen rows of a split, and 'place'
+# [rows of the split], where to find a row among them. Empty where batches bring the recordings.
+Resident = Mapping[str, Array]
 
 
 class State(flax.struct.PyTreeNode):
@@ -44,57 +50,64 @@ def initialise(
     def init(key, batch):
         names = ("params", *RNG_STREAMS)
         streams = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-        batch = views(streams.pop("views"), _with_valid(batch), train=True)
+        batch = views(streams.pop("views"), _complete(batch, {}), train=True)
         return objective.init(streams, batch, train=True)
 
     variables = dict(init(key, batch))
     return variables.pop("params"), variables
 
 
-def make_train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, views: Views
-) -> Callable[[State, Batch, Array], tuple[State, dict[str, Array]]]:
-    """The compiled step `(state, batch, root_key) -> (state, metrics)`; `state` is donated.
+def train_step(recipe: Recipe) -> Callable[..., tuple[State, dict[str, Array]]]:
+    """The step `(state, batch, root_key, hyper, resident) -> (state, metrics)`, not compiled.
 
     Every random draw is a function of (root_key, state.step), so a run that continues from a
-    checkpoint draws what the uninterrupted run would have drawn.
+    checkpoint draws what the uninterrupted run would have drawn. The parts of a batch
+    (`recipe.accumulate`) have draws of their own.
     """
 
-    def step(state: State, batch: Batch, root_key: Array):
+    def step(state: State, batch: Batch, root_key: Array, hyper: Hyper, resident: Resident):
+        objective = recipe.objective_with(hyper)
         keys = jax.random.split(jax.random.fold_in(root_key, state.step), len(RNG_STREAMS))
         streams = dict(zip(RNG_STREAMS, keys, strict=True))
-        batch = views(streams.pop("views"), _with_valid(batch), train=True)
+        batch = recipe.views(streams.pop("views"), _complete(batch, resident), train=True)
 
-        def loss_of(params):
-            variables = {"params": params, **state.extra}
+        def loss_of(params, extra, batch, streams):
+            variables = {"params": optim.hold(params, recipe.frozen), **extra}
             (loss, metrics), extra = objective.apply(
-                variables, batch, train=True, rngs=streams, mutable=list(state.extra)
+                variables, batch, train=True, rngs=streams, mutable=list(extra)
             )
-            return loss, (metrics, extra)
+            return loss, (metrics, dict(extra))
 
-        (loss, (metrics, extra)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        gradients = jax.value_and_grad(loss_of, has_aux=True)
+        if recipe.accumulate > 1:
+            gradients = _accumulated(gradients, objective, recipe.accumulate)
+        (loss, (metrics, extra)), gradient = gradients(state.params, state.extra, batch, streams)
+        optimizer = recipe.optimizer(state.params, hyper)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = State(
             step=state.step + 1,
             params=params,
-            extra=objective.update_extra(params, dict(extra)),
+            extra=objective.update_extra(params, extra),
             optimizer_state=optimizer_state,
         )
         return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **metrics}
 
-    return jax.jit(step, donate_argnums=0)
+    return step
 
 
-def make_eval_step(
-    objective: Objective, views: Views
-) -> Callable[[Any, Any, Batch], tuple[dict[str, Array], dict[str, Array]]]:
-    """The compiled `(params, extra, batch) -> (metrics, outputs)` on clean views."""
+def make_train_step(recipe: Recipe) -> Callable[..., tuple[State, dict[str, Array]]]:
+    """The compiled `train_step`; `state` is donated."""
+    return jax.jit(train_step(recipe), donate_argnums=0)
+
+
+def make_eval_step(objective: Objective, views: Views) -> Callable:
+    """The compiled `(params, extra, batch, resident) -> (metrics, outputs)` on clean views."""
 
     @jax.jit
-    def step(params, extra, batch):
+    def step(params, extra, batch, resident):
         variables = {"params": params, **extra}
-        batch = views(jax.random.key(0), _with_valid(batch), train=False)
+        batch = views(jax.random.key(0), _complete(batch, resident), train=False)
         loss, metrics = objective.apply(variables, batch, train=False)
         return {"loss": loss, **metrics}, objective.apply(variables, batch, method="predict")
 
@@ -108,11 +121,54 @@ def make_predict_step(
 
     @jax.jit
     def step(params, extra, batch, start=0):
-        batch = views(jax.random.key(0), _with_valid(batch), train=False, start=start)
+        batch = views(jax.random.key(0), _complete(batch, {}), train=False, start=start)
         return objective.apply({"params": params, **extra}, batch, method=method)
 
     return step
 
 
-def _with_valid(batch: Batch) -> dict[str, Array]:
-    return {"valid": jnp.ones(batch["index"].shape[0]), **batch}
+def _complete(batch: Batch, resident: Resident) -> dict[str, Array]:
+    """The batch with all its fields: `valid`, and the recordings that stay on the device."""
+    batch = {"valid": jnp.ones(batch["index"].shape[0]), **batch}
+    if not resident:
+        return batch
+    # Padding rows (index -1) read some recording; their `valid` is 0.
+    place = resident["place"][batch["index"]]
+    return batch | {name: rows[place] for name, rows in resident.items() if name != "place"}
+
+
+def _accumulated(gradients: Callable, objective: Objective, parts: int) -> Callable:
+    """`gradients` of a batch as the weighted mean over its parts, one after another."""
+
+    def split(rows):
+        # Every part takes rows from all over the batch, hence from every device.
+        return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
+
+    def accumulated(params, extra, batch, streams):
+        if (total := objective.weight(batch)) is None:
+            raise ValueError(
+                f"accumulate is {parts}, but the loss compares the records of a batch with each "
+                "other and cannot be computed in parts; use accumulate=1 and, to save memory, "
+                "rematerialise=True of the CMR encoder, bfloat16 or a smaller batch"
+            )
+
+        def add(carry, part):
+            extra, sums = carry
+            number, rows = part
+            draws = {name: jax.random.fold_in(key, number) for name, key in streams.items()}
+            (loss, (metrics, extra)), gradient = gradients(params, extra, rows, draws)
+            share = objective.weight(rows) / jnp.maximum(total, 1)
+            sums = jax.tree.map(lambda a, b: a + share * b, sums, (loss, metrics, gradient))
+            return (extra, sums), None
+
+        rows = jax.tree.map(split, dict(batch))
+        first = jax.tree.map(lambda leaf: leaf[0], rows)
+        shapes = jax.eval_shape(gradients, params, extra, first, streams)
+        (loss, (metrics, _)), gradient = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
+        )
+        start = (extra, (loss, metrics, gradient))
+        (extra, (loss, metrics, gradient)), _ = jax.lax.scan(add, start, (jnp.arange(parts), rows))
+        return (loss, (metrics, extra)), gradient
+
+    return accumulated

@@ -16,14 +16,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from mmcl_jax.checkpoints import Checkpoints
 from mmcl_jax.objectives.base import Objective
 from mmcl_jax.progress import Progress
+from mmcl_jax.recipe import Recipe
 from mmcl_jax.run_dir import MetricsWriter, RunDir
 from mmcl_jax.sharding import check_batch_size, make_mesh, replicate, shard_batch, to_host
-from mmcl_jax.state import State, make_eval_step, make_train_step
+from mmcl_jax.state import Resident, State, make_eval_step, make_train_step
 
 
 class NonFiniteLoss(RuntimeError):
@@ -101,28 +101,31 @@ class EarlyStopping:
 def train(
     run: RunDir,
     stage: str,
-    objective: Objective,
+    recipe: Recipe,
     state: State,
     checkpoints: Checkpoints,
     *,
-    optimizer: optax.GradientTransformation,
     learning_rate: Callable[[int], float],
-    views: Any,
     schedule: Schedule,
     train_batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]],
     eval_batches: Callable[[], Iterable[Mapping[str, np.ndarray]]],
     seed: int,
+    train_resident: Resident | None = None,
+    eval_resident: Resident | None = None,
     writers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains to the end of `schedule` or an early stop, from the latest checkpoint on.
 
     Args:
+        recipe: what a step does.
         state: fresh state at step 0.
         checkpoints: of this stage; closing them, also after an error, is the caller's business.
         learning_rate: rate at a step, for the log.
         train_batches: endless batches from a given step on.
         eval_batches: the validation split, once through.
         seed: root of every random draw of the step.
+        train_resident, eval_resident: recordings that are on every device already; the batches
+            then bring only labels and `index`.
         writers: further arguments of `MetricsWriter`.
 
     Returns:
@@ -134,7 +137,7 @@ def train(
     """
     # --- restore -------------------------------------------------------------------------------
     mesh = make_mesh()
-    check_batch_size(schedule.batch_size, mesh, f"stage {stage}")
+    check_batch_size(schedule.batch_size, mesh, f"stage {stage}", parts=recipe.accumulate)
     sign = -1 if schedule.select.endswith("loss") else 1
     stopping = EarlyStopping(sign, schedule.patience, schedule.band)
     last_metrics: dict[str, float] = {}
@@ -155,9 +158,11 @@ def train(
     )
 
     # --- compiled functions --------------------------------------------------------------------
-    train_step = make_train_step(objective, optimizer, views)
-    eval_step = make_eval_step(objective, views)
+    train_step = make_train_step(recipe)
+    eval_step = make_eval_step(recipe.objective, recipe.views)
     root_key = replicate(jax.random.key(seed), mesh)
+    hyper = replicate({name: np.float32(value) for name, value in recipe.hyper.items()}, mesh)
+    train_resident, eval_resident = train_resident or {}, eval_resident or {}
     batches = train_batches(step)
     pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
 
@@ -180,7 +185,8 @@ def train(
     closing = contextlib.closing
     with _SignalWatch() as signals, bar, closing(batches), closing(writer):
         while step < schedule.steps and not stopping.stop:
-            state, metrics = train_step(state, shard_batch(next(batches), mesh), root_key)
+            batch = shard_batch(next(batches), mesh)
+            state, metrics = train_step(state, batch, root_key, hyper, train_resident)
             step += 1
             if pending:
                 # At most one step waits on the device while the host prepares the next.
@@ -196,7 +202,9 @@ def train(
             if evaluate_now or step % schedule.log_every == 0 or stop:
                 log()
             if evaluate_now:
-                last_metrics = evaluate(objective, eval_step, state, eval_batches(), mesh)
+                last_metrics = evaluate(
+                    recipe.objective, eval_step, state, eval_batches(), mesh, eval_resident
+                )
                 writer.write(step, step / schedule.steps_per_epoch, last_metrics)
                 value = _selected(last_metrics, schedule.select, stage)
                 if not math.isfinite(value):
@@ -229,6 +237,7 @@ def evaluate(
     state: State,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
+    resident: Resident,
 ) -> dict[str, float]:
     """Metrics of a whole split: batch means weighted by their valid rows, and `summarise`."""
     totals: dict[str, float] = {}
@@ -236,7 +245,7 @@ def evaluate(
     gathered: list[tuple[dict, dict]] = []
     for batch in batches:
         on_device = shard_batch(batch, mesh)
-        metrics, outputs = eval_step(state.params, state.extra, on_device)
+        metrics, outputs = eval_step(state.params, state.extra, on_device, resident)
         known = ("labels", "label_valid", "valid", "index")
         labels = {name: on_device[name] for name in known if name in batch}
         metrics, outputs, labels = to_host((metrics, outputs, labels))

@@ -3,6 +3,7 @@ import json
 
 import jax.numpy as jnp
 import pytest
+import tiny
 
 from mmcl_jax import default_config, stages
 from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES
@@ -55,7 +56,8 @@ def test_kind_of_a_target():
 def optimizer(**settings):
     fields = {"name": "adamw", "schedule": "cosine", "warmup_epochs": 1, "weight_decay": 0.1}
     stage = stages.expand(config(optimizer=fields | settings))[1]
-    return stages.optimizer(stage, SCHEDULE, PARAMS, depth=1)
+    made = stages.recipe(stage, *tiny.objective("supervised", label_smoothing=0.1), SCHEDULE, 1)
+    return stages.learning_rate(stage, SCHEDULE), made.optimizer(PARAMS, made.hyper)
 
 
 def test_base_rate_is_scaled_by_the_batch():

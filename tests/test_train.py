@@ -11,6 +11,7 @@ import tiny
 
 from mmcl_jax import train
 from mmcl_jax.checkpoints import Checkpoints, load
+from mmcl_jax.recipe import Recipe
 from mmcl_jax.run_dir import RunDir
 from mmcl_jax.state import State, initialise
 
@@ -28,9 +29,11 @@ def task():
 def run(task, folder, *, batches=None, steps=STEPS, evaluations=None, **changes):
     """Trains `task` in `folder` and returns the summary."""
     objective, views, params, extra = task
-    optimizer = optax.sgd(1e-2)
+    recipe = Recipe(
+        objective, views, lambda params, hyper: optax.sgd(hyper["rate"]), {"rate": 1e-2}
+    )
     params = jax.tree.map(jnp.asarray, params)
-    state = State(jnp.zeros((), jnp.int32), params, extra, optimizer.init(params))
+    state = State(jnp.zeros((), jnp.int32), params, extra, optax.sgd(1e-2).init(params))
 
     def from_step(start):
         return (tiny.batch(BATCH, seed) for seed in range(start, 10**6))
@@ -50,8 +53,7 @@ def run(task, folder, *, batches=None, steps=STEPS, evaluations=None, **changes)
     folder.mkdir(exist_ok=True)
     with Checkpoints(folder / "stages" / "stage") as checkpoints:
         return train.train(
-            RunDir(folder), "stage", objective, state, checkpoints, optimizer=optimizer,
-            learning_rate=lambda step: 1e-2, views=views,
+            RunDir(folder), "stage", recipe, state, checkpoints, learning_rate=lambda step: 1e-2,
             schedule=train.Schedule(**{**schedule, **changes}),
             train_batches=batches or from_step, eval_batches=validation, seed=3,
         )  # fmt: skip

@@ -198,7 +198,7 @@ class Block(nn.Module):
 
     def _drop(self, branch: Float[Array, "B N D"], train: bool) -> Float[Array, "B N D"]:
         """Stochastic depth (Huang et al., ECCV 2016), scaled so that the mean stays."""
-        if not train or self.drop_path == 0:
+        if not train or (isinstance(self.drop_path, float) and self.drop_path == 0):
             return branch
         kept = 1 - self.drop_path
         draw = jax.random.bernoulli(self.make_rng("drop_path"), kept, (len(branch), 1, 1))

@@ -37,6 +37,15 @@ class Objective(nn.Module, abc.ABC):
     def predict(self, batch: Batch) -> dict[str, Array]:
         """Per-record outputs [B, ...] for `summarise`, evaluation and inference."""
 
+    def weight(self, batch: Batch) -> Float[Array, ""] | None:
+        """What the loss of a batch is a mean over, if it is a mean over its rows or labels.
+
+        Batches that are accumulated in parts are weighted with it. None: rows are compared with
+        each other, so there are no parts.
+        """
+        del batch
+        return None
+
     def update_extra(self, params: Any, extra: Any) -> Any:
         """Collections that follow the parameters by a rule of their own, after the step."""
         del params

@@ -119,6 +119,9 @@ class Objective(Base):
         correlation = lead_correlation(prediction, patches, batch["ecg"].shape[1])
         return {"correlation": correlation, "visible_share": 1 - mask.mean(axis=1)}
 
+    def weight(self, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum(batch["valid"])
+
     def _noise(self, batch: Batch, tokens: int, train: bool) -> Float[Array, "B N"]:
         records = batch["index"].shape[0]
         if train:

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from sklearn import metrics as sklearn_metrics
 
 from mmcl_jax.objectives.base import Batch
 from mmcl_jax.objectives.base import Objective as Base
@@ -65,11 +64,13 @@ class Objective(Base):
             losses = binary_cross_entropy(logits, labels, smoothing)
         else:
             losses = cross_entropy(logits, labels[:, 0], smoothing)[:, None]
-        weight = batch["label_valid"] * batch["valid"][:, None]
-        counted = weight
-        if self.missing == "zero":
-            counted = jnp.broadcast_to(batch["valid"][:, None], weight.shape)
-        return jnp.sum(losses * weight) / jnp.maximum(jnp.sum(counted), 1), {}
+        known = batch["label_valid"] * batch["valid"][:, None]
+        return jnp.sum(losses * known) / jnp.maximum(self.weight(batch), 1), {}
+
+    def weight(self, batch: Batch) -> Float[Array, ""]:
+        """Labels that the loss is a mean over: the known ones, with missing='zero' all."""
+        known, valid = batch["label_valid"], batch["valid"][:, None]
+        return jnp.sum((jnp.ones_like(known) if self.missing == "zero" else known) * valid)
 
     def predict(self, batch: Batch) -> dict[str, Array]:
         """`prediction`: probability of each label, of each class, or the z-scored value."""
@@ -103,8 +104,11 @@ class Objective(Base):
             rows = known[:, 0]
             truth = truth[rows, :1] == np.arange(prediction.shape[1])[None, :]
             prediction, known = prediction[rows], np.ones_like(truth)
+        # Training needs no scikit-learn; it takes a second to import.
+        from sklearn.metrics import roc_auc_score
+
         values = [
-            sklearn_metrics.roc_auc_score(truth[rows, k] > 0.5, prediction[rows, k])
+            roc_auc_score(truth[rows, k] > 0.5, prediction[rows, k])
             for k in range(prediction.shape[1])
             if len(np.unique(truth[rows := known[:, k], k] > 0.5)) == 2
         ]

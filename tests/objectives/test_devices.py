@@ -7,6 +7,7 @@ import optax
 import pytest
 import tiny
 
+from mmcl_jax.recipe import Recipe
 from mmcl_jax.sharding import make_mesh, replicate, shard_batch
 from mmcl_jax.state import State, initialise, make_train_step
 
@@ -23,9 +24,9 @@ def one_step(name: str, devices: int):
     optimizer = optax.sgd(RATE)
     state = State(jnp.zeros((), jnp.int32), params, extra, optimizer.init(params))
     before = jax.device_get(params)
-    step = make_train_step(objective, optimizer, views)
+    step = make_train_step(Recipe(objective, views, lambda params, hyper: optimizer))
     key = replicate(jax.random.key(1), mesh)
-    state, metrics = step(replicate(state, mesh), shard_batch(rows, mesh), key)
+    state, metrics = step(replicate(state, mesh), shard_batch(rows, mesh), key, {}, {})
     gradient = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
     return float(metrics["loss"]), gradient, jax.device_get(state.extra)
 
