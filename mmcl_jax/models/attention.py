@@ -1,5 +1,7 @@
 """Multi-head self-attention, in the formulation that each backend runs fastest."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -8,21 +10,20 @@ from jaxtyping import Array, Float
 from mmcl_jax.models.dense import Dense, Initializer
 
 
-def attention(
-    query: Float[Array, "B N heads d"],
-    key: Float[Array, "B M heads d"],
-    value: Float[Array, "B M heads d"],
-) -> Float[Array, "B N heads d"]:
+def self_attention(qkv: Float[Array, "B N 3 heads d"]) -> Float[Array, "B N heads d"]:
     """softmax(query key^T / sqrt(d)) value, with the softmax in float32.
 
     On a CPU the batch is walked one example at a time and the weights are computed again in the
-    backward pass: the [heads, N, M] logits then stay in cache, which makes it about three times
-    as fast as the whole batch at once. GPUs and TPUs get the whole batch, on NVIDIA GPUs in half
-    precision through cuDNN's fused kernel.
+    backward pass, so that the [heads, N, N] logits stay in cache. GPUs and TPUs get the whole
+    batch, on NVIDIA GPUs in half precision through cuDNN's fused kernel.
+
+    Args:
+        qkv: query, key and value of each token.
     """
     if jax.default_backend() == "cpu":
-        return _one_example_at_a_time(query, key, value)
-    implementation = "cudnn" if _cudnn_serves(query) else None
+        return _one_example_at_a_time(qkv)
+    implementation = "cudnn" if _cudnn_serves(qkv) else None
+    query, key, value = (qkv[:, :, i] for i in range(3))
     return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
 
 
@@ -39,36 +40,101 @@ class SelfAttention(nn.Module):
         if width % self.heads:
             raise ValueError(f"attention: width {width} is no multiple of heads {self.heads}")
         qkv = Dense(3 * width, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")
-        stacked = qkv(tokens).reshape(batch, count, 3, self.heads, width // self.heads)
-        mixed = attention(stacked[:, :, 0], stacked[:, :, 1], stacked[:, :, 2])
+        mixed = self_attention(qkv(tokens).reshape(batch, count, 3, self.heads, -1))
         proj = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="proj")
         return proj(mixed.reshape(batch, count, width))
 
 
-def _one_example_at_a_time(query: Array, key: Array, value: Array) -> Array:
-    # A scan's body is not merged with its surroundings, so no barrier against that is needed.
-    body = jax.checkpoint(_attend, prevent_cse=False)
-    return jax.lax.map(lambda example: body(*example), (query, key, value))
+@jax.custom_vjp
+def _one_example_at_a_time(qkv: Float[Array, "B N 3 heads d"]) -> Float[Array, "B N heads d"]:
+    return _forward(qkv)[0]
+
+
+def _forward(qkv):
+    mixed, log_total = _map_examples(_attend, qkv)
+    return mixed, (qkv, mixed, log_total)
+
+
+def _backward(kept, gradient):
+    return (_map_examples(_attend_backward, *kept, gradient),)
+
+
+_one_example_at_a_time.defvjp(_forward, _backward)
+
+
+def _map_examples(function: Callable, *arrays: Array):
+    """`function` of each example, one after another on each device."""
+    batch = arrays[0].shape[0]
+    devices = jax.device_count()
+    groups = devices if batch % devices == 0 else 1
+
+    def split(array):
+        # [steps, devices, ...]: a batch that is split over devices stays where it is.
+        return array.reshape(groups, batch // groups, *array.shape[1:]).swapaxes(0, 1)
+
+    def join(array):
+        return array.swapaxes(0, 1).reshape(batch, *array.shape[2:])
+
+    mapped = jax.lax.map(lambda group: jax.vmap(function)(*group), tuple(map(split, arrays)))
+    return jax.tree.map(join, mapped)
 
 
 def _attend(
-    query: Float[Array, "N heads d"],
-    key: Float[Array, "M heads d"],
-    value: Float[Array, "M heads d"],
-) -> Float[Array, "N heads d"]:
-    scaled = query * query.shape[-1] ** -0.5
-    logits = jnp.einsum("nhd,mhd->hnm", scaled, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("hnm,mhd->nhd", weights, value)
+    qkv: Float[Array, "N 3 heads d"],
+) -> tuple[Float[Array, "N heads d"], Float[Array, "heads N"]]:
+    """Mixed values, and the logarithm of the sum that each softmax divides by."""
+    query, key, value = _heads_first(qkv)
+    logits = _logits(query, key)
+    top = logits.max(axis=-1)
+    weights = jnp.exp(logits - top[..., None])
+    total = weights.sum(axis=-1)
+    # Dividing the mixed values instead of the weights saves a pass over [heads, N, N].
+    mixed = jnp.einsum("hnm,hmd->hnd", weights.astype(value.dtype), value)
+    mixed = mixed / total[..., None].astype(value.dtype)
+    return mixed.swapaxes(0, 1), top + jnp.log(total)
 
 
-def _cudnn_serves(query: Array) -> bool:
+def _attend_backward(
+    qkv: Float[Array, "N 3 heads d"],
+    mixed: Float[Array, "N heads d"],
+    log_total: Float[Array, "heads N"],
+    gradient: Float[Array, "N heads d"],
+) -> Float[Array, "N 3 heads d"]:
+    """Gradient of `_attend` (Dao et al., FlashAttention, NeurIPS 2022, appendix B.4)."""
+    query, key, value = _heads_first(qkv)
+    dtype = value.dtype
+    gradient = gradient.swapaxes(0, 1)
+    along = (gradient * mixed.swapaxes(0, 1)).astype(jnp.float32).sum(axis=-1)
+    # Transposed, [heads, M, N]: of the products below, all but the last run along their rows.
+    weights = jnp.exp(_logits(key, query) - log_total[:, None])
+    to_weights = _logits(value, gradient)
+    to_logits = (weights * (to_weights - along[:, None])).astype(dtype)
+    to_value = jnp.einsum("hmn,hnd->hmd", weights.astype(dtype), gradient)
+    to_key = jnp.einsum("hmn,hnd->hmd", to_logits, query)
+    to_query = jnp.einsum("hdm,hmn->hdn", key.swapaxes(1, 2), to_logits).swapaxes(1, 2)
+    to_query = to_query * key.shape[-1] ** -0.5
+    return jnp.stack([to_query, to_key, to_value]).transpose(2, 0, 1, 3)
+
+
+def _heads_first(qkv: Float[Array, "N 3 heads d"]) -> Float[Array, "3 heads N d"]:
+    """Query, divided by sqrt(d), key and value."""
+    query, key, value = qkv.transpose(1, 2, 0, 3)
+    return query * query.shape[-1] ** -0.5, key, value
+
+
+def _logits(
+    query: Float[Array, "heads N d"], key: Float[Array, "heads M d"]
+) -> Float[Array, "heads N M"]:
+    return jnp.einsum("hnd,hmd->hnm", query, key, preferred_element_type=jnp.float32)
+
+
+def _cudnn_serves(qkv: Array) -> bool:
     """Whether cuDNN's fused kernel takes these: half precision, small heads, Ampere or newer."""
     device = jax.devices()[0]
     return (
-        query.dtype in (jnp.bfloat16, jnp.float16)
-        and query.shape[-1] % 8 == 0
-        and query.shape[-1] <= 128
+        qkv.dtype in (jnp.bfloat16, jnp.float16)
+        and qkv.shape[-1] % 8 == 0
+        and qkv.shape[-1] <= 128
         and "cuda" in device.client.platform_version.lower()
         and float(device.compute_capability) >= 8.0
     )

@@ -1,5 +1,7 @@
 """Batch normalisation with PyTorch's running statistics."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -26,30 +28,70 @@ class BatchNorm(nn.Module):
         count = x.size // channels
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
-        if train and not self.is_initializing():
-            if count < 2:
-                raise ValueError("batch norm: one value per channel has no variance to train on")
-            mean, var = _moments(x)
-            self._follow(running_mean, mean)
-            self._follow(running_var, var * (count / (count - 1)))
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = jax.lax.rsqrt(var + self.eps)
+        scale, bias = jnp.ones(channels), jnp.zeros(channels)
         if self.use_scale:
-            factor *= self.param("scale", nn.initializers.ones_init(), (channels,))
-        normal = (x.astype(jnp.float32) - _wide(mean, x)) * _wide(factor, x)
+            scale = self.param("scale", nn.initializers.ones_init(), (channels,))
         if self.use_bias:
-            normal += _wide(self.param("bias", nn.initializers.zeros_init(), (channels,)), x)
+            bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        if not train or self.is_initializing():
+            factor = scale * jax.lax.rsqrt(running_var.value + self.eps)
+            return _affine(x, factor, bias - running_mean.value * factor).astype(self.dtype)
+        if count < 2:
+            raise ValueError("batch norm: one value per channel has no variance to train on")
+        normal, mean, var = _normalise(x, scale, bias, self.eps)
+        self._follow(running_mean, mean)
+        self._follow(running_var, var * (count / (count - 1)))
         return normal.astype(self.dtype)
 
     def _follow(self, running: nn.Variable, batch: Float[Array, "C"]) -> None:
         running.value = self.momentum * running.value + (1 - self.momentum) * batch
 
 
-def _moments(x: Float[Array, "... C"]) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise(
+    x: Float[Array, "... C"], scale: Float[Array, "C"], bias: Float[Array, "C"], eps: float
+) -> tuple[Float[Array, "... C"], Float[Array, "C"], Float[Array, "C"]]:
+    """Normalised by the batch, with its mean and biased variance, all in float32.
+
+    The backward pass keeps nothing but x and three values per channel, and reads x and the
+    gradient twice; automatic differentiation keeps and reads several arrays of the size of x.
+    No gradient flows through the returned statistics: they only move the running ones.
+    """
+    return _forward(x, scale, bias, eps)[0]
+
+
+def _forward(x, scale, bias, eps):
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axis=axes, dtype=jnp.float32)
-    return mean, jnp.square(x.astype(jnp.float32) - _wide(mean, x)).mean(axis=axes)
+    var = jnp.square(x.astype(jnp.float32) - _wide(mean, x)).mean(axis=axes)
+    deviation = jax.lax.rsqrt(var + eps)
+    factor = scale * deviation
+    return (_affine(x, factor, bias - mean * factor), mean, var), (x, scale, mean, deviation)
+
+
+def _backward(eps, kept, gradients):
+    del eps
+    x, scale, mean, deviation = kept
+    gradient = gradients[0]
+    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    standard = _affine(x, deviation, -mean * deviation)
+    to_bias = gradient.sum(axis=axes)
+    to_scale = (gradient * standard).sum(axis=axes)
+    factor = scale * deviation
+    # gradient - mean(gradient) - standard * mean(gradient * standard), times the factor.
+    slope = -factor * deviation * to_scale / count
+    shift = -factor * to_bias / count - slope * mean
+    to_x = gradient * _wide(factor, x) + _affine(x, slope, shift)
+    return to_x.astype(x.dtype), to_scale, to_bias
+
+
+_normalise.defvjp(_forward, _backward)
+
+
+def _affine(
+    x: Float[Array, "... C"], factor: Float[Array, "C"], shift: Float[Array, "C"]
+) -> Float[Array, "... C"]:
+    return x.astype(jnp.float32) * _wide(factor, x) + _wide(shift, x)
 
 
 def _wide(channel: Float[Array, "C"], x: Float[Array, "... C"]) -> Float[Array, "... C"]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from mmcl_jax.models.batch_norm import BatchNorm
 from mmcl_jax.models.dense import rows_times
+from mmcl_jax.models.max_pool import max_pool
 
 # Blocks of the four layers, and whether they are bottlenecks.
 SIZES = {18: ((2, 2, 2, 2), False), 50: ((3, 4, 6, 3), True)}
@@ -57,7 +58,7 @@ class Model(nn.Module):
 
         x = Conv(self.width, 7, 2, dtype=dtype, name="conv1")(frames)
         x = nn.relu(norm(name="bn1")(x, train=train))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x)
         for layer, blocks in enumerate(counts):
             for i in range(blocks):
                 stride = 2 if layer and i == 0 else 1

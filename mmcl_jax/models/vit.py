@@ -216,7 +216,16 @@ class Mlp(nn.Module):
     def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         fc1 = Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")
         fc2 = Dense(tokens.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")
-        return fc2(nn.gelu(fc1(tokens), approximate=False))
+        return fc2(gelu(fc1(tokens)))
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Exact GELU by the error function: half the time of `jax.nn.gelu` on a CPU, which uses erfc.
+
+    erfc keeps the relative precision of results near 0 at x < -3; their absolute error is 1e-7 here,
+    as in PyTorch.
+    """
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 def patchify(ecg: Float[Array, "B L T"], patch: tuple[int, int]) -> Float[Array, "B N P"]:
