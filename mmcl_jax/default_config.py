@@ -32,7 +32,11 @@ def experiment(name: str) -> ConfigDict:
                 },
                 # Processes that prepare the synthetic cohort; -1 for one per core.
                 "prepare_workers": -1,
-                # Processes that read records; 0 reads in threads of this one.
+                # Recordings on the device for the whole of a stage, kept in memory where they are
+                # not on the device: auto where they fit, always or never.
+                "resident": "auto",
+                "cache": "auto",
+                # Processes that read those in neither; 0 reads in threads of this one.
                 "workers": 0,
                 # The cohort must have been prepared like this.
                 "preprocessing": {"ecg": EcgSettings().as_dict(), "cmr": CmrSettings().as_dict()},
@@ -75,6 +79,8 @@ def stage(objective: str, **fields: Any) -> ConfigDict:
             # What is predicted (labels or groups), once per seed; nothing for pre-training.
             "targets": (),
             "seeds": (),
+            # A grid of settings, searched for each target (see mmcl_jax/sweep_grid.py).
+            "sweep": {},
             # Modalities that a record must have.
             "fields": ("ecg",),
             "ecg_view": {},
@@ -89,8 +95,9 @@ def stage(objective: str, **fields: Any) -> ConfigDict:
             "order_seed": -1,
             "batch_size": 128,
             # Parts of a batch, computed one after another to save memory; not for losses that
-            # compare the records of a batch (clip, simclr).
-            "accumulate": 1,
+            # compare the records of a batch (clip, simclr). 0 chooses what is fast: parts of 16
+            # examples on a CPU, otherwise one.
+            "accumulate": 0,
             "epochs": 1,
             "evaluate_every_epochs": 1,
             "log_every": 50,

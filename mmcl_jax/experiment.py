@@ -16,11 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmcl_jax import checkpoints, objectives, stages
+from mmcl_jax import checkpoints, objectives, stages, sweep
 from mmcl_jax.augment.views import Views
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort, write
 from mmcl_jax.data.labels import Label
+from mmcl_jax.data.resident import Recordings
 from mmcl_jax.data.synthetic import Synthetic
 from mmcl_jax.run_dir import RunDir, differences, write_atomically
 from mmcl_jax.stages import Stage
@@ -28,6 +29,8 @@ from mmcl_jax.state import State, initialise
 from mmcl_jax.train import train
 
 VERBS = ("evaluate", "interpret", "report")
+# Settings in `data` of how recordings are read, not of which: a stage can go on with others.
+_READING = ("resident", "cache", "workers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Experiment:
         self.config, self.run = config, run
         self.stages = stages.expand(config)
         self._cohort: Cohort | None = None
+        # A configuration of an earlier version has not all of them.
+        reading = {k: v for k, v in config["data"].items() if k in _READING}
+        self.recordings = Recordings(**reading)
 
     @classmethod
     def open(cls, run_dir: str | pathlib.Path) -> "Experiment":
@@ -124,6 +130,8 @@ class Experiment:
                 summary = stages.call(
                     verb.run, {"experiment": self, **stage.config}, f"stages.{stage.group}"
                 )
+            elif stage.config.get("sweep"):
+                summary = self.sweep(stage)
             else:
                 summary = self.train(stage)
             record = {"id": uuid.uuid4().hex, "inputs": inputs}
@@ -162,31 +170,30 @@ class Experiment:
         val_rows = pipeline.select(cohort, "val", **select)
         batch_size = config["batch_size"]
         schedule = stages.schedule(stage, cohort, rows, labels)
-        common = {"fields": fields, "labels": names, "batch_size": batch_size}
         shards = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
         order_seed = stage.seed if config["order_seed"] < 0 else config["order_seed"]
 
         def train_batches(start_step: int):
-            workers = self.config["data"]["workers"]
             return pipeline.train_batches(
-                cohort, "train", rows, seed=order_seed, start_step=start_step, workers=workers,
+                cohort, "train", rows, seed=order_seed, start_step=start_step,
+                workers=recordings.workers, cache=recordings.caches.get("train"),
                 **common, **shards,
             )  # fmt: skip
 
         def eval_batches():
-            return pipeline.eval_batches(cohort, "val", val_rows, **common, **shards)
+            cache = recordings.caches.get("val")
+            return pipeline.eval_batches(cohort, "val", val_rows, cache=cache, **common, **shards)
 
         print(
             f"  {len(rows)} training and {len(val_rows)} validation recordings, {schedule.steps} "
             f"steps of {batch_size}",
             flush=True,
         )
-        # A stream of its own: the steps fold their number, which is smaller, into the same root.
-        key = jax.random.fold_in(jax.random.key(stage.seed), 2**31 - 1)
-        example = next(iter(eval_batches()))
-        params, extra = initialise(objective, views, _first_rows(example), key)
-        params, extra = self._take_over(stage, params, extra)
+        (example,) = pipeline.eval_batches(
+            cohort, "val", val_rows[:2], fields=fields, labels=names, batch_size=2
+        )
+        params, extra = self.initial(stage, objective, views, example)
         self._write_settings(stage)
         depth = self.config["models"]["ecg_encoder"]["depth"]
         recipe = stages.recipe(stage, objective, views, schedule, depth)
@@ -196,6 +203,8 @@ class Experiment:
             extra=extra,
             optimizer_state=recipe.optimizer(params, recipe.hyper).init(params),
         )
+        recordings = self.recordings.of(cohort, {"train": rows, "val": val_rows}, fields)
+        common = {"fields": recordings.fields, "labels": names, "batch_size": batch_size}
         with checkpoints.Checkpoints(self.run.stage(stage.name)) as saved:
             summary = train(
                 self.run,
@@ -208,9 +217,31 @@ class Experiment:
                 train_batches=train_batches,
                 eval_batches=eval_batches,
                 seed=stage.seed,
+                train_resident=recordings.resident.get("train"),
+                eval_resident=recordings.resident.get("val"),
                 writers=self.config["writers"],
             )
         return {**summary, "hand_on": config["hand_on"], "records": len(rows)}
+
+    def sweep(self, stage: Stage) -> dict[str, Any]:
+        """Searches the grid of one target, where that is not done yet, and trains all its seeds."""
+        self._write_settings(stage)
+        peers = [s for s in self.stages if (s.group, s.target) == (stage.group, stage.target)]
+        settings = {k: v for k, v in self._settings(stage).items() if k != "seed"}
+        return sweep.run(self, stage, [peer.seed for peer in peers], settings)
+
+    def initial(
+        self, stage: Stage, objective: objectives.Objective, views: Views, example: Mapping
+    ) -> tuple[Any, Any]:
+        """Parameters and extra collections that a stage starts from.
+
+        Args:
+            example: a batch; its first rows are read.
+        """
+        # A stream of its own: the steps fold their number, which is smaller, into the same root.
+        key = jax.random.fold_in(jax.random.key(stage.seed), 2**31 - 1)
+        params, extra = initialise(objective, views, _first_rows(example), key)
+        return self._take_over(stage, params, extra)
 
     def load(self, stage: Stage) -> Model:
         """A finished stage with the parameters that it hands on."""
@@ -273,9 +304,14 @@ class Experiment:
         return {field: settings for field, settings in wanted.items() if field in fields}
 
     def _settings(self, stage: Stage) -> dict[str, Any]:
-        data = {k: v for k, v in self.config["data"].items() if not k.endswith("workers")}
+        machine = (*_READING, "prepare_workers")
+        data = {k: v for k, v in self.config["data"].items() if k not in machine}
         towers = {tower: self.config["models"][tower] for tower in stage.config["towers"]}
-        settings = {"stage": stage.config, "models": towers, "data": data, "seed": stage.seed}
+        config = dict(stage.config)
+        if sweep := config.pop("sweep", None):
+            # How many members train side by side changes nothing but the speed.
+            config["sweep"] = {k: v for k, v in sweep.items() if k != "members"}
+        settings = {"stage": config, "models": towers, "data": data, "seed": stage.seed}
         return _plain({**settings, "started_from": self._inputs(stage)["runs"]})
 
     def _write_settings(self, stage: Stage) -> None:

@@ -11,14 +11,10 @@ import shlex
 import signal
 import sys
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mmcl_jax.command import errors_in_one_line
-from mmcl_jax.experiment import Experiment
-from mmcl_jax.run_dir import RunDir, describe_environment
-from mmcl_jax.train import Interrupted
+from mmcl_jax.host_memory import use_huge_pages
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with an argument after a colon: configs/mmcl.py:demo."
@@ -33,6 +29,14 @@ CACHE = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> int:
+    # Not above: the program may start again first (see below), and --help needs none of it.
+    import jax
+
+    from mmcl_jax.command import errors_in_one_line
+    from mmcl_jax.experiment import Experiment
+    from mmcl_jax.run_dir import RunDir, describe_environment
+    from mmcl_jax.train import Interrupted
+
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}; flags start with --")
     # Orbax logs every file that it writes.
@@ -99,5 +103,6 @@ def _command() -> str:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=_parse)

@@ -26,7 +26,9 @@ class Recipe:
     hyper: numbers by name: those that `optimizer` reads, such as `rate` and `weight_decay`, and
         `label_smoothing` (of the objective) and `drop_path` (of its ECG encoder).
     frozen: regular expressions; parameters whose path contains a match get no gradient.
-    accumulate: parts that a batch is split into, one after another, to save memory.
+    accumulate: parts that a batch is split into, one after another, to save memory; 0 chooses:
+        parts of 16 examples on a CPU where the loss allows it, since arrays that stay small are
+        reused within the step; otherwise one.
     """
 
     objective: Objective
@@ -34,7 +36,7 @@ class Recipe:
     optimizer: Callable[[Any, Hyper], optax.GradientTransformation]
     hyper: Hyper = dataclasses.field(default_factory=dict)
     frozen: tuple[str, ...] = ()
-    accumulate: int = 1
+    accumulate: int = 0
 
     def objective_with(self, hyper: Hyper) -> Objective:
         """The objective with `label_smoothing` and `drop_path` of `hyper`, which may be traced."""

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Int
 
-from mmcl_jax import models, objectives, optim
+from mmcl_jax import models, objectives, optim, sweep_grid
 from mmcl_jax.augment.cmr import CmrAugmentation
 from mmcl_jax.augment.ecg import EcgAugmentation
 from mmcl_jax.augment.views import Views
@@ -80,11 +80,18 @@ def check(stage: Stage, earlier: Sequence[Stage]) -> None:
         )
     if config["hand_on"] not in ("latest", "best"):
         raise ValueError(f"{where}.hand_on is {config['hand_on']!r}; known: latest, best")
-    if config["accumulate"] < 1:
-        raise ValueError(f"{where}.accumulate is {config['accumulate']}, expected at least 1")
-    check_batch_size(
-        config["batch_size"], make_mesh(), f"{where}.batch_size", parts=config["accumulate"]
-    )
+    if config["accumulate"] < 0:
+        raise ValueError(f"{where}.accumulate is {config['accumulate']}, expected at least 0")
+    if config.get("sweep"):
+        # Its members, not their batches, are split over the devices.
+        sweep_grid.check(stage)
+    else:
+        check_batch_size(
+            config["batch_size"],
+            make_mesh(),
+            f"{where}.batch_size",
+            parts=config["accumulate"] or 1,
+        )
     names = [other.name for other in earlier if "objective" in other.config]
     for tower, origin in config["init"].items():
         if ":" not in origin and origin not in names:

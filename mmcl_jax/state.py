@@ -79,8 +79,8 @@ def train_step(recipe: Recipe) -> Callable[..., tuple[State, dict[str, Array]]]:
             return loss, (metrics, dict(extra))
 
         gradients = jax.value_and_grad(loss_of, has_aux=True)
-        if recipe.accumulate > 1:
-            gradients = _accumulated(gradients, objective, recipe.accumulate)
+        if (parts := recipe.accumulate or _suitable_parts(objective, state, batch)) > 1:
+            gradients = _accumulated(gradients, objective, parts)
         (loss, (metrics, extra)), gradient = gradients(state.params, state.extra, batch, streams)
         optimizer = recipe.optimizer(state.params, hyper)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
@@ -135,6 +135,15 @@ def _complete(batch: Batch, resident: Resident) -> dict[str, Array]:
     # Padding rows (index -1) read some recording; their `valid` is 0.
     place = resident["place"][batch["index"]]
     return batch | {name: rows[place] for name, rows in resident.items() if name != "place"}
+
+
+def _suitable_parts(objective: Objective, state: State, batch: Batch) -> int:
+    size = batch["index"].shape[0]
+    # Batch statistics (`extra`) would be those of a part.
+    whole = objective.weight(batch) is None or jax.tree.leaves(state.extra)
+    if jax.default_backend() != "cpu" or whole or size % 16:
+        return 1
+    return size // 16
 
 
 def _accumulated(gradients: Callable, objective: Objective, parts: int) -> Callable:

@@ -1,8 +1,8 @@
 """The training loop: one for every objective.
 
-Order within the loop: fetch a batch, step, log, and at the end of an evaluation period evaluate,
-save the best, save the latest. The batch of step k and its random draws are functions of k, so
-nothing but the state has to be restored to continue.
+Order within the loop: step, fetch the next batch, log, and at the end of an evaluation period
+evaluate, save the best, save the latest. The batch of step k and its random draws are functions of
+k, so nothing but the state has to be restored to continue.
 """
 
 import contextlib
@@ -137,7 +137,7 @@ def train(
     """
     # --- restore -------------------------------------------------------------------------------
     mesh = make_mesh()
-    check_batch_size(schedule.batch_size, mesh, f"stage {stage}", parts=recipe.accumulate)
+    check_batch_size(schedule.batch_size, mesh, f"stage {stage}", parts=recipe.accumulate or 1)
     sign = -1 if schedule.select.endswith("loss") else 1
     stopping = EarlyStopping(sign, schedule.patience, schedule.band)
     last_metrics: dict[str, float] = {}
@@ -184,8 +184,9 @@ def train(
     # --- loop ----------------------------------------------------------------------------------
     closing = contextlib.closing
     with _SignalWatch() as signals, bar, closing(batches), closing(writer):
+        training = step < schedule.steps and not stopping.stop
+        batch = shard_batch(next(batches), mesh) if training else None
         while step < schedule.steps and not stopping.stop:
-            batch = shard_batch(next(batches), mesh)
             state, metrics = train_step(state, batch, root_key, hyper, train_resident)
             step += 1
             if pending:
@@ -199,6 +200,9 @@ def train(
                 schedule.evaluate_every and step % schedule.evaluate_every == 0
             )
             stop = signals.received
+            if not (finished or stop):
+                # On its way to the device while that is busy with the step.
+                batch = shard_batch(next(batches), mesh)
             if evaluate_now or step % schedule.log_every == 0 or stop:
                 log()
             if evaluate_now:

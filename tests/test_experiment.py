@@ -231,6 +231,24 @@ def test_a_stage_needs_the_one_before(finished, tmp_path):
         start(config, tmp_path / "alone").run_all(["mmcl"])
 
 
+def test_a_streamed_stage_ends_in_the_same_parameters(finished, tmp_path, capsys):
+    config, folder = finished
+    config = json.loads(json.dumps(config))
+    config["data"] |= {"path": str(folder / "cohort"), "resident": "never", "cache": "always"}
+    assert start(config, tmp_path / "streamed").run_all(["mdm"])
+    assert "recordings stay in memory once read: " in capsys.readouterr().out
+    ours, _, _ = load(tmp_path / "streamed" / "stages" / "mdm", "latest")
+    theirs, _, _ = load(folder / "stages" / "mdm", "latest")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
+
+
+def test_where_recordings_are_is_no_setting_of_a_stage(finished):
+    config, folder = finished
+    config = json.loads(json.dumps(config))
+    config["data"] |= {"resident": "never", "cache": "never", "workers": 1}
+    assert not Experiment(config, RunDir(folder)).run_all()
+
+
 def test_a_stage_can_start_from_another_run(finished, tmp_path):
     config, folder = finished
     config = json.loads(json.dumps(config))

@@ -83,16 +83,21 @@ def test_whole_run(whole):
 
 
 def test_interrupted_run_saves_and_continues_bit_for_bit(task, whole, tmp_path):
+    fetched = []
+
     def interrupting(start):
         for seed in range(start, 10**6):
             if seed == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
+            fetched.append(seed)
             yield tiny.batch(BATCH, seed)
 
     with pytest.raises(train.Interrupted, match="SIGTERM and saved at step 4 of 6"):
         run(task, tmp_path, batches=interrupting)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert run(task, tmp_path)["steps"] == STEPS
+    assert run(task, tmp_path, batches=interrupting)["steps"] == STEPS
+    # Those fetched ahead are neither lost nor repeated.
+    assert fetched == list(range(STEPS))
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole[0]))
     assert [line["step"] for line in lines(tmp_path)] == [line["step"] for line in lines(whole[0])]
 

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from mmcl_jax.host_memory import use_huge_pages
+
 # Name -> module with `run(name, options) -> rows` and `table(rows) -> text`; 'all' runs them in
 # this order.
 BENCHES = {
@@ -149,4 +151,6 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    # As in training; PyTorch has the good of it too.
+    use_huge_pages()
     sys.exit(main())

@@ -15,12 +15,17 @@ from absl import flags
 from jaxtyping import Float, Int
 
 from mmcl_jax.data.cohort import Cohort
+from mmcl_jax.data.loading import default_workers
 from mmcl_jax.data.order import EpochOrder, full_batches
-from mmcl_jax.data.records import CMR_SHAPE, ECG_SHAPE, RecordSource
+from mmcl_jax.data.record_cache import RecordCache
+from mmcl_jax.data.records import RecordSource, empty_arrays, stored_fields
 
 FIELDS = ("ecg", "cmr")
 # Batches in flight per process. One of 256 pairs takes about 95 MB.
-_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+_IN_FLIGHT = 4
+_READ = grain.ReadOptions(
+    num_threads=min(default_workers(), _IN_FLIGHT), prefetch_buffer_size=_IN_FLIGHT
+)
 
 
 def select(
@@ -106,6 +111,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
+    cache: RecordCache | None = None,
     statistics: Mapping[str, tuple[float, float]] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches without end (see `mmcl_jax/__init__.py` for the fields of a batch).
@@ -116,13 +122,15 @@ def train_batches(
     Args:
         cohort, split: where the records are.
         rows: result of `select`.
-        fields: modalities to read; 'cmr' brings 'cmr_box'.
+        fields: modalities to read; 'cmr' brings 'cmr_box'. () for none, where the recordings are
+            on the device already.
         labels: label names or a group, the columns of 'labels'; () for none.
         batch_size: over all processes.
         seed: of the order.
         start_step: number of batches to skip.
         process_index, process_count: this process gets its contiguous part of every batch.
         workers: processes that read and decode; 0: threads of this process.
+        cache: to read through, made with these rows and `record_cache`; None: from the files.
         statistics: mean and standard deviation of regression labels; None: the cohort's own.
 
     Returns:
@@ -138,10 +146,14 @@ def train_batches(
         seed,
         _part(batch_size, process_index, process_count),
     )
-    load = _Load.make(cohort, split, fields, labels, statistics, batch_size // process_count)
+    if workers and cache is not None:
+        raise ValueError(f"workers is {workers}, but processes cannot share a cache; use 0")
+    size = batch_size // process_count
+    load = _Load.make(cohort, split, fields, labels, statistics, size, cache)
     batches = grain.MapDataset.source(order).slice(slice(start_step, None)).map(load)
     dataset = batches.to_iter_dataset(_READ)
-    if workers:
+    # Without recordings there is nothing to read that would be worth a process.
+    if workers and fields:
         # grain reads command-line flags of its own here, which a program without absl never parses.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
@@ -159,6 +171,7 @@ def eval_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    cache: RecordCache | None = None,
     statistics: Mapping[str, tuple[float, float]] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every row once, in the given order. Arguments and errors as in `train_batches`.
@@ -171,9 +184,17 @@ def eval_batches(
     count = -(-len(rows) // batch_size)
     padded = np.full(count * batch_size, -1, rows.dtype)
     padded[: len(rows)] = rows
-    load = _Load.make(cohort, split, fields, labels, statistics, batch_size // process_count)
+    size = batch_size // process_count
+    load = _Load.make(cohort, split, fields, labels, statistics, size, cache)
     batches = grain.MapDataset.source(padded.reshape(count, batch_size)[:, part]).map(load)
     return iter(batches.to_iter_dataset(_READ))
+
+
+def record_cache(
+    cohort: Cohort, split: str, rows: Int[np.ndarray, "n"], fields: Sequence[str]
+) -> RecordCache:
+    """A cache for `train_batches` and `eval_batches` of these rows, or some of them."""
+    return RecordCache(cohort.source(split, stored_fields(fields)), rows)
 
 
 def steps_per_epoch(cohort: Cohort, split: str, rows: Int[np.ndarray, "n"], batch_size: int) -> int:
@@ -190,7 +211,7 @@ def steps_per_epoch(cohort: Cohort, split: str, rows: Int[np.ndarray, "n"], batc
 class _Load:
     """Rows to a batch. Picklable, because worker processes call it."""
 
-    source: RecordSource
+    source: RecordSource | RecordCache
     labels: Float[np.ndarray, "n K"] | None  # standardised, NaN where missing
     size: int
 
@@ -203,8 +224,11 @@ class _Load:
         labels: str | Sequence[str],
         statistics: Mapping[str, tuple[float, float]] | None,
         size: int,
+        cache: RecordCache | None,
     ) -> "_Load":
-        fields = [*fields, "cmr_box"] if "cmr" in fields else list(fields)
+        fields = stored_fields(fields)
+        if cache is not None and cache.fields != fields:
+            raise ValueError(f"the cache holds {cache.fields}, the batches need {fields}")
         values = None
         if targets := cohort.target(labels):
             columns = [cohort.labels.index(label) for label in targets]
@@ -220,27 +244,18 @@ class _Load:
                         )
                     mean, deviation = statistics[label.name]
                     values[:, column] = (values[:, column] - mean) / deviation
-        return cls(cohort.source(split, fields), values, size)
+        return cls(cohort.source(split, fields) if cache is None else cache, values, size)
 
     def __call__(self, rows: Int[np.ndarray, "batch"]) -> dict[str, Any]:
-        batch: dict[str, Any] = {name: self._empty(name) for name in self.source.fields}
         valid = rows >= 0
-        for position in np.flatnonzero(valid):
-            for name, array in self.source[int(rows[position])].items():
-                batch[name][position] = array
+        batch: dict[str, Any] = empty_arrays(self.source.fields, self.size)
+        if batch:
+            self.source.fill(batch, rows)
         if self.labels is not None:
             known = valid[:, None] & ~np.isnan(self.labels[rows])
             batch["labels"] = np.where(known, self.labels[rows], np.float32(0))
             batch["label_valid"] = known.astype(np.float32)
         return batch | {"valid": valid.astype(np.float32), "index": rows.astype(np.int32)}
-
-    def _empty(self, field: str) -> np.ndarray:
-        shape, dtype = {
-            "ecg": (ECG_SHAPE, np.float32),
-            "cmr": (CMR_SHAPE, np.uint8),
-            "cmr_box": ((4,), np.int32),
-        }[field]
-        return np.zeros((self.size, *shape), dtype)
 
 
 def _check_fields(fields: Sequence[str]) -> None:
@@ -252,7 +267,8 @@ def _check_fields(fields: Sequence[str]) -> None:
 def _check_rows(
     cohort: Cohort, split: str, rows: Int[np.ndarray, "n"], fields: Sequence[str]
 ) -> Int[np.ndarray, "n"]:
-    _check_fields(fields)
+    if fields:
+        _check_fields(fields)
     table = cohort.table(split)
     rows = np.asarray(rows)
     size = cohort.splits[split]

@@ -10,6 +10,7 @@ reads such a folder too; `RecordSource` does the same faster and reads only the 
 """
 
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import SupportsIndex
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source, array_record_module
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mmcl_jax.data.subject import Subject
@@ -31,8 +32,8 @@ DATASET = "cohort"
 # One record per group is what random access needs. z-scored floats hardly compress, and reading
 # them uncompressed is three times as fast.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-_DTYPES = {"ecg": np.dtype("<f4"), "cmr": np.dtype("u1")}
-_SHAPES = {"ecg": ECG_SHAPE, "cmr": CMR_SHAPE}
+_DTYPES = {"ecg": np.dtype("<f4"), "cmr": np.dtype("u1"), "cmr_box": np.dtype("<i4")}
+_SHAPES = {"ecg": ECG_SHAPE, "cmr": CMR_SHAPE, "cmr_box": (4,)}
 
 
 def encode(subject: Subject, labels: Float[np.ndarray, "K"]) -> bytes:
@@ -72,6 +73,25 @@ def decode(record: bytes, fields: Iterable[str] = FIELDS) -> dict[str, np.ndarra
         elif data := features[field].bytes_list.value[0]:
             arrays[field] = np.frombuffer(data, _DTYPES[field]).reshape(_SHAPES[field])
     return arrays
+
+
+def empty_arrays(fields: Iterable[str], count: int) -> dict[str, np.ndarray]:
+    """Zeros for `count` records: [count, ...] in the shapes and types of `decode`.
+
+    They start at multiples of 64 bytes, so that JAX can use them on a CPU without a copy. Memory
+    is taken as they are written to.
+    """
+    return {field: _aligned_zeros((count, *_SHAPES[field]), _DTYPES[field]) for field in fields}
+
+
+def record_bytes(fields: Iterable[str]) -> int:
+    """Bytes of one decoded record."""
+    return sum(math.prod(_SHAPES[field]) * _DTYPES[field].itemsize for field in fields)
+
+
+def stored_fields(fields: Sequence[str]) -> tuple[str, ...]:
+    """Modalities with what belongs to them: 'cmr' brings 'cmr_box'."""
+    return (*fields, "cmr_box") if "cmr" in fields else tuple(fields)
 
 
 class ShardWriter:
@@ -153,6 +173,15 @@ class RecordSource:
             raise IndexError(f"record {index} of a split with {self._length} records")
         return decode(self._records[index], self.fields)
 
+    def fill(self, arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, "n"]) -> None:
+        """Writes record rows[i] to arrays[field][i], for every field of the source.
+
+        Negative rows come last and are skipped: padding stays as it is.
+        """
+        for position, row in enumerate(rows[rows >= 0]):
+            for name, value in self[row].items():
+                arrays[name][position] = value
+
 
 def write_tfds_metadata(
     folder: pathlib.Path,
@@ -188,6 +217,13 @@ def write_tfds_metadata(
         description=description,
         check_data=False,
     )
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _features(

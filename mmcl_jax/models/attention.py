@@ -56,7 +56,9 @@ def _forward(qkv):
 
 
 def _backward(kept, gradient):
-    return (_map_examples(_attend_backward, *kept, gradient),)
+    qkv, mixed, log_total = kept
+    along = (gradient * mixed).astype(jnp.float32).sum(axis=-1).swapaxes(1, 2)  # [B, heads, N]
+    return (_map_examples(_attend_backward, qkv, log_total, along, gradient),)
 
 
 _one_example_at_a_time.defvjp(_forward, _backward)
@@ -96,15 +98,17 @@ def _attend(
 
 def _attend_backward(
     qkv: Float[Array, "N 3 heads d"],
-    mixed: Float[Array, "N heads d"],
     log_total: Float[Array, "heads N"],
+    along: Float[Array, "heads N"],
     gradient: Float[Array, "N heads d"],
 ) -> Float[Array, "N 3 heads d"]:
-    """Gradient of `_attend` (Dao et al., FlashAttention, NeurIPS 2022, appendix B.4)."""
+    """Gradient of `_attend` (Dao et al., FlashAttention, NeurIPS 2022, appendix B.4).
+
+    `along` is the product of each mixed value with its gradient.
+    """
     query, key, value = _heads_first(qkv)
     dtype = value.dtype
     gradient = gradient.swapaxes(0, 1)
-    along = (gradient * mixed.swapaxes(0, 1)).astype(jnp.float32).sum(axis=-1)
     # Transposed, [heads, M, N]: of the products below, all but the last run along their rows.
     weights = jnp.exp(_logits(key, query) - log_total[:, None])
     to_weights = _logits(value, gradient)

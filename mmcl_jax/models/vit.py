@@ -222,8 +222,8 @@ class Mlp(nn.Module):
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Exact GELU by the error function: half the time of `jax.nn.gelu` on a CPU, which uses erfc.
 
-    erfc keeps the relative precision of results near 0 at x < -3; their absolute error is 1e-7 here,
-    as in PyTorch.
+    erfc keeps the relative precision of results near 0 at x < -3; here, as in PyTorch, their
+    absolute error is 1e-7.
     """
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 

@@ -8,7 +8,13 @@ from tiny_source import TinySource
 
 from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.data.order import EpochOrder, full_batches
-from mmcl_jax.data.pipeline import eval_batches, select, steps_per_epoch, train_batches
+from mmcl_jax.data.pipeline import (
+    eval_batches,
+    record_cache,
+    select,
+    steps_per_epoch,
+    train_batches,
+)
 
 # 29 training records; r000 and r001 (and so on up to r009) are one person's.
 SOURCE = TinySource(count=40, paired=10, without_ecg=(11,), without_cmr=(4, 20))
@@ -137,6 +143,33 @@ def test_only_what_was_asked_for(cohort):
     rows = select(cohort, "train")
     (batch,) = take(train_batches(cohort, "train", rows, fields=("ecg",), batch_size=4, seed=0), 1)
     assert batch.keys() == {"ecg", "valid", "index"}
+
+
+def test_batches_without_recordings_keep_order_and_labels(cohort):
+    rows = select(cohort, "train", fields=("ecg", "cmr"))
+    whole = take(train_batches(cohort, "train", rows, **OPTIONS), 7)
+    bare = take(train_batches(cohort, "train", rows, **(OPTIONS | {"fields": ()})), 7)
+    left = {"labels", "label_valid", "valid", "index"}
+    assert_equal(bare, [{name: batch[name] for name in left} for batch in whole])
+    options = {"labels": "LV", "batch_size": 6}
+    whole = list(eval_batches(cohort, "test", np.arange(7), fields=("ecg",), **options))
+    bare = list(eval_batches(cohort, "test", np.arange(7), fields=(), **options))
+    assert_equal(bare, [{name: batch[name] for name in left} for batch in whole])
+
+
+def test_cached_batches_are_those_of_the_files(cohort):
+    rows = select(cohort, "train", fields=("ecg", "cmr"))
+    cache = record_cache(cohort, "train", rows, ("ecg", "cmr"))
+    count = 2 * steps_per_epoch(cohort, "train", rows, 8)
+    here = take(train_batches(cohort, "train", rows, **OPTIONS), count)
+    assert_equal(take(train_batches(cohort, "train", rows, cache=cache, **OPTIONS), count), here)
+    options = {"fields": ("ecg", "cmr"), "batch_size": 10}
+    here = list(eval_batches(cohort, "train", rows, **options))
+    assert_equal(list(eval_batches(cohort, "train", rows, cache=cache, **options)), here)
+    with pytest.raises(ValueError, match="processes cannot share a cache"):
+        train_batches(cohort, "train", rows, cache=cache, workers=1, **OPTIONS)
+    with pytest.raises(ValueError, match="the cache holds .'ecg', 'cmr', .* need .'ecg',"):
+        train_batches(cohort, "train", rows, cache=cache, **(OPTIONS | {"fields": ("ecg",)}))
 
 
 def test_statistics_of_another_cohort(cohort):

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmcl_jax.models import attention as attention_file
-from mmcl_jax.models.attention import SelfAttention, attention
+from mmcl_jax.models.attention import SelfAttention, self_attention
 
 SHAPE = (8, 5, 2, 4)  # [B, N, heads, d]
 
@@ -61,6 +61,10 @@ def test_eight_devices_give_the_numbers_of_one():
 def test_width_must_be_a_multiple_of_heads():
     with pytest.raises(ValueError, match=r"width 10.*heads 3"):
         SelfAttention(3).init(jax.random.key(0), jnp.zeros((1, 2, 10)))
+
+
+def attention(query, key, value):
+    return self_attention(jnp.stack([query, key, value], axis=2))
 
 
 def _inputs():
