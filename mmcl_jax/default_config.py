@@ -95,7 +95,7 @@ def stage(objective: str, **fields: Any) -> ConfigDict:
             "order_seed": -1,
             "batch_size": 128,
             # Parts of a batch, computed one after another to save memory; not for losses that
-            # compare the records of a batch (clip, simclr). 0 chooses what is fast: parts of 16
+            # compare the records of a batch (clip, simclr). 0 chooses what is fast: parts of 8
             # examples on a CPU, otherwise one.
             "accumulate": 0,
             "epochs": 1,

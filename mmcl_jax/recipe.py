@@ -27,7 +27,7 @@ class Recipe:
         `label_smoothing` (of the objective) and `drop_path` (of its ECG encoder).
     frozen: regular expressions; parameters whose path contains a match get no gradient.
     accumulate: parts that a batch is split into, one after another, to save memory; 0 chooses:
-        parts of 16 examples on a CPU where the loss allows it, since arrays that stay small are
+        parts of 8 examples on a CPU where the loss allows it, since arrays that stay small are
         reused within the step; otherwise one.
     """
 

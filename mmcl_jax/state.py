@@ -1,6 +1,7 @@
 """What training changes, and the compiled functions that change or read it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -109,7 +110,8 @@ def make_eval_step(objective: Objective, views: Views) -> Callable:
         variables = {"params": params, **extra}
         batch = views(jax.random.key(0), _complete(batch, resident), train=False)
         loss, metrics = objective.apply(variables, batch, train=False)
-        return {"loss": loss, **metrics}, objective.apply(variables, batch, method="predict")
+        predict = functools.partial(objective.apply, variables, method="predict")
+        return {"loss": loss, **metrics}, _row_by_row(predict, batch)
 
     return step
 
@@ -122,7 +124,8 @@ def make_predict_step(
     @jax.jit
     def step(params, extra, batch, start=0):
         batch = views(jax.random.key(0), _complete(batch, {}), train=False, start=start)
-        return objective.apply({"params": params, **extra}, batch, method=method)
+        predict = functools.partial(objective.apply, {"params": params, **extra}, method=method)
+        return _row_by_row(predict, batch)
 
     return step
 
@@ -138,20 +141,33 @@ def _complete(batch: Batch, resident: Resident) -> dict[str, Array]:
 
 
 def _suitable_parts(objective: Objective, state: State, batch: Batch) -> int:
-    size = batch["index"].shape[0]
     # Batch statistics (`extra`) would be those of a part.
     whole = objective.weight(batch) is None or jax.tree.leaves(state.extra)
-    if jax.default_backend() != "cpu" or whole or size % 16:
-        return 1
-    return size // 16
+    return 1 if whole else _fast_parts(batch)
+
+
+def _fast_parts(batch: Batch) -> int:
+    """Parts of 8 rows on a CPU, where arrays of that size are reused within a step; else 1."""
+    size = batch["index"].shape[0]
+    return 1 if jax.default_backend() != "cpu" or size % 8 else size // 8
+
+
+def _split(rows: Array, parts: int) -> Array:
+    """[parts, B / parts, ...]; every part takes rows from all over the batch, from every device."""
+    return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def _row_by_row(function: Callable, batch: Batch):
+    """`function(batch)`, whose outputs [B, ...] of a row depend on that row alone."""
+    if (parts := _fast_parts(batch)) == 1:
+        return function(batch)
+    split = jax.tree.map(lambda rows: _split(rows, parts), dict(batch))
+    outputs = jax.lax.map(function, split)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), outputs)
 
 
 def _accumulated(gradients: Callable, objective: Objective, parts: int) -> Callable:
     """`gradients` of a batch as the weighted mean over its parts, one after another."""
-
-    def split(rows):
-        # Every part takes rows from all over the batch, hence from every device.
-        return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
 
     def accumulated(params, extra, batch, streams):
         if (total := objective.weight(batch)) is None:
@@ -170,7 +186,7 @@ def _accumulated(gradients: Callable, objective: Objective, parts: int) -> Calla
             sums = jax.tree.map(lambda a, b: a + share * b, sums, (loss, metrics, gradient))
             return (extra, sums), None
 
-        rows = jax.tree.map(split, dict(batch))
+        rows = jax.tree.map(lambda rows: _split(rows, parts), dict(batch))
         first = jax.tree.map(lambda leaf: leaf[0], rows)
         shapes = jax.eval_shape(gradients, params, extra, first, streams)
         (loss, (metrics, _)), gradient = jax.tree.map(

@@ -40,6 +40,8 @@ def measure(name: str, batch_size: int, options: Options) -> dict[str, Any]:
     competitors += [Competitor(mode, peer.run) for mode, peer in peers.items()]
 
     samples = timing.alternate(competitors, options.rounds, options.seconds)
+    for peer in peers.values():
+        peer.close()
     if options.profile:
         tracing.trace(ours.run, options.profile / f"{name}-{batch_size}")
     row = {
@@ -127,7 +129,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         )
     if any(row["peers"] for row in rows):
         remarks.append(
-            "ours crops, and in training augments, within the step; PyTorch gets finished inputs"
+            "PyTorch runs in a process of its own. "
+            "Ours crops, and in training augments, within the step; PyTorch gets finished inputs"
         )
     return "\n".join([tables.text(header, lines), *remarks])
 
@@ -176,14 +179,12 @@ def _peers(step: steps.Step, options: Options) -> tuple[dict[str, Any], dict[str
     """PyTorch's steps by mode, and why a mode does not run."""
     if not options.peer:
         return {}, {}
-    from mmcl_jax.bench import peer
+    from mmcl_jax.bench.peer_process import Peer
 
     running, failures = {}, {}
     for mode in options.peer:
         try:
-            running[mode] = peer.Runner(step.name, step.spec, step.batch_size, mode, step.dtype)
-            running[mode].warm_up()
-        except Exception as error:  # whatever a compiler says
-            running.pop(mode, None)
-            failures[mode] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            running[mode] = Peer(step.name, step.spec, step.batch_size, mode, step.dtype)
+        except RuntimeError as error:
+            failures[mode] = str(error)
     return running, failures

@@ -20,7 +20,7 @@ from mmcl_jax.augment.views import Views
 from mmcl_jax.bench import settings, work
 from mmcl_jax.recipe import Recipe
 from mmcl_jax.sharding import make_mesh, replicate, shard_batch
-from mmcl_jax.state import State, initialise, make_train_step
+from mmcl_jax.state import State, initialise, make_predict_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,11 +236,5 @@ class _OneTower(objectives.Objective):
 
 
 def _embedding(objective, views) -> Callable:
-    encoder = objective.ecg_encoder
-
-    @jax.jit
-    def embed(params, batch):
-        clean = views(jax.random.key(0), batch, train=False)
-        return encoder.apply({"params": params}, clean["ecg"])["features"]
-
-    return embed
+    predict = make_predict_step(objective, views)
+    return jax.jit(lambda params, batch: predict({"ecg_encoder": params}, {}, batch)["features"])

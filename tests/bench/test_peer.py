@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 # Importing timm fails beside a torchvision that `peer` has not mended yet.
 if importlib.util.find_spec("timm") is None or importlib.util.find_spec("torchvision") is None:
     pytest.skip("timm or torchvision is not installed", allow_module_level=True)
-from mmcl_jax.bench import peer
+from mmcl_jax.bench import peer, peer_process
 
 
 @pytest.mark.parametrize("name", settings.STEPS)
@@ -43,11 +43,19 @@ def test_other_width_of_the_resnet_is_refused():
 
 def test_a_peer_that_does_not_run_is_a_remark(monkeypatch, capsys):
     def fail(*arguments):
-        raise RuntimeError("no compiler\nfound")
+        raise RuntimeError("RuntimeError: no compiler found")
 
-    monkeypatch.setattr(peer, "Runner", fail)
+    monkeypatch.setattr(peer_process, "Peer", fail)
     arguments = ["embed", "--size", "tiny", "--rounds", "1", "--peer", "compiled"]
     assert command.main(arguments) == 0
     assert (
         "PyTorch compiled did not run: RuntimeError: no compiler found" in capsys.readouterr().out
     )
+
+
+def test_a_peer_runs_in_a_process_of_its_own():
+    runner = peer_process.Peer("embed", settings.spec("embed", "tiny"), 2, "eager")
+    runner.run(2)
+    runner.close()
+    with pytest.raises(RuntimeError, match=r"ValueError|KeyError|TypeError"):
+        peer_process.Peer("embed", {}, 2, "eager")
