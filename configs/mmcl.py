@@ -7,6 +7,7 @@ Without `data.path` the cohort is the synthetic one. Arguments, combined with a 
 
     mmcl.py:demo       every stage on a small synthetic cohort with small models, on two CPU cores
     mmcl.py:reference  the settings behind the published weights, where they differ from the paper
+    mmcl.py:bfloat16   computes in bfloat16; parameters, norms, softmax and losses stay float32
     mmcl.py:sweep      the grid search of fine-tuning, for each target, then five seeds of the best
 """
 
@@ -17,6 +18,7 @@ from mmcl_jax import default_config
 ARGUMENTS = {
     "demo": "small models and a small synthetic cohort, minutes on two CPU cores",
     "reference": "the settings behind the published weights, where they differ from the paper",
+    "bfloat16": "computes in bfloat16, with float32 parameters, norms, softmax and losses",
     "sweep": "fine-tuning searches the paper's grid for each target, then trains the best point",
 }
 PHENOTYPES = ("LV", "RV", "WT", "Ecc", "Err")
@@ -170,6 +172,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             "seeds": (),
             "members": 24,
         }
+    if "bfloat16" in words:
+        for tower in set(config.models) - {"head"}:
+            with config.ignore_type(), config.unlocked():
+                config.models[tower].dtype = "bfloat16"
     if "reference" in words:
         _use_reference_settings(config)
     if "demo" in words:

@@ -3,7 +3,8 @@
     python -m mmcl_jax.bench mdm finetune mmcl embed --peer eager --json bench.json
 
 Names: mdm, finetune, mmcl, embed (rate of a step, beside the peak of the machine), input (reading
-and augmentation), prepare (preprocessing), compile, memory, roofline (where the time goes), all.
+and augmentation), prepare (preprocessing), compile, memory, roofline (where the time goes),
+sweep (fine-tuning members side by side), all.
 """
 
 import argparse
@@ -31,6 +32,7 @@ BENCHES = {
     "compile": "compile_time",
     "memory": "memory",
     "roofline": "roofline",
+    "sweep": "sweep_rate",
 }
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "timm", "torchvision")
 

@@ -53,7 +53,7 @@ class Step:
         """The jitted step of `arguments`."""
         if not self.training:
             return _embedding(self.objective, self.views)
-        return make_train_step(self._recipe())
+        return make_train_step(self.recipe())
 
     def arguments(self) -> tuple:
         """Fresh arguments on the device, the same ones every time.
@@ -108,7 +108,7 @@ class Step:
         params, extra = initialise(self.objective, self.views, batch, jax.random.key(0))
         if not self.training:
             return params["ecg_encoder"]
-        recipe = self._recipe()
+        recipe = self.recipe()
         return State(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -117,10 +117,14 @@ class Step:
         )
 
     def _hyper(self):
-        return {name: jnp.float32(value) for name, value in self._recipe().hyper.items()}
+        return {name: jnp.float32(value) for name, value in self.recipe().hyper.items()}
 
-    def _recipe(self) -> Recipe:
-        """What `stages.recipe` makes of these settings, without a cohort."""
+    def recipe(self, *, mesh: bool = True) -> Recipe:
+        """What `stages.recipe` makes of these settings, without a cohort.
+
+        Args:
+            mesh: whether the views know their device; not where members are mapped over.
+        """
         fixed = dict(self.spec["optimizer"])
         for field in ("rate", "base_rate", "schedule", "warmup_epochs"):
             fixed.pop(field, None)
@@ -142,7 +146,8 @@ class Step:
                 params, schedule=rate, depth=depth, frozen=frozen, **fixed, **moving
             )
 
-        return Recipe(self.objective, self.views, optimizer, hyper, frozen)
+        views = self.views if mesh else dataclasses.replace(self.views, mesh=None)
+        return Recipe(self.objective, views, optimizer, hyper, frozen)
 
 
 class Runner:
