@@ -43,7 +43,9 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             "name": "mae_decoder", "width": 256, "depth": 2, "heads": 8, "patch": (1, 100),
             "samples": 2500, "dtype": "float32",
         },
-        "cmr_encoder": {"name": "resnet", "depth": 50, "width": 64, "dtype": "float32"},
+        "cmr_encoder": {
+            "name": "resnet", "depth": 50, "width": 64, "rematerialise": False, "dtype": "float32",
+        },
         # One hidden layer of size 512, shared latent space of 128 dimensions.
         "ecg_projector": {"name": "projector", "hidden": 512, "out": 128},
         "cmr_projector": {"name": "projector", "hidden": 512, "out": 128},

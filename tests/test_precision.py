@@ -25,8 +25,7 @@ def test_loss_curves_agree():
 def losses(name, dtype):
     objective, views = tiny.objective(name)
     towers = {
-        tower: getattr(objective, tower).clone(dtype=dtype)
-        for tower in ("ecg_encoder", "decoder")
+        tower: getattr(objective, tower).clone(dtype=dtype) for tower in ("ecg_encoder", "decoder")
     }
     recipe = Recipe(objective.clone(**towers), views, lambda params, hyper: optax.adam(1e-3))
     params, extra = initialise(recipe.objective, views, tiny.batch(2), jax.random.key(0))

@@ -15,7 +15,9 @@ _DECODER = {
     "name": "mae_decoder", "width": 256, "depth": 2, "heads": 8, "patch": (1, 100),
     "samples": 2500, "dtype": "float32",
 }  # fmt: skip
-_RESNET = {"name": "resnet", "depth": 50, "width": 64, "dtype": "float32"}
+_RESNET = {
+    "name": "resnet", "depth": 50, "width": 64, "rematerialise": False, "dtype": "float32",
+}  # fmt: skip
 _PROJECTOR = {"name": "projector", "hidden": 512, "out": 128}
 _ECG_VIEW = {
     "length": 2500, "surrogate_probability": 0.5, "surrogate_magnitude": 0.1,
