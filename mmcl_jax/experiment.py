@@ -158,16 +158,7 @@ class Experiment:
         objective, views, labels = stages.build(stage, self.config["models"], self.cohort)
         names = tuple(label.name for label in labels)
         fields = tuple(config["fields"])
-        select = {"fields": fields, "target": names or None}
-        rows = pipeline.select(
-            cohort,
-            "train",
-            balanced=config["balanced"] and stages.objective_kind(labels) == "binary",
-            fraction=config["fraction"],
-            seed=config["selection_seed"],
-            **select,
-        )
-        val_rows = pipeline.select(cohort, "val", **select)
+        rows, val_rows = stages.select_rows(stage, cohort, labels)
         batch_size = config["batch_size"]
         schedule = stages.schedule(stage, cohort, rows, labels)
         shards = {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -24,6 +24,9 @@ from mmcl_jax.recipe import Hyper, Recipe
 from mmcl_jax.sharding import check_batch_size, make_mesh
 from mmcl_jax.train import Schedule
 
+# Settings of the optimiser that make the learning rate.
+_RATE_SETTINGS = ("rate", "base_rate", "schedule", "warmup_epochs")
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -141,6 +144,26 @@ def build(
     return objective, views, labels
 
 
+def select_rows(
+    stage: Stage, cohort: Cohort, labels: Sequence[Label]
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
+    """Rows of the training and of the validation split that a stage uses."""
+    config = stage.config
+    common = {
+        "fields": tuple(config["fields"]),
+        "target": tuple(label.name for label in labels) or None,
+    }
+    rows = pipeline.select(
+        cohort,
+        "train",
+        balanced=config["balanced"] and objective_kind(labels) == "binary",
+        fraction=config["fraction"],
+        seed=config["selection_seed"],
+        **common,
+    )
+    return rows, pipeline.select(cohort, "val", **common)
+
+
 def schedule(
     stage: Stage, cohort: Cohort, rows: Int[np.ndarray, " n"], labels: Sequence[Label]
 ) -> Schedule:
@@ -210,9 +233,6 @@ def learning_rate(stage: Stage, schedule: Schedule) -> optim.Schedule:
     """Learning rate by step, for the log. Raises ValueError as `recipe` does."""
     length = _length(stage.config["optimizer"], schedule)
     return optim.schedule(base=_peak(stage, schedule), **length)
-
-
-_RATE_SETTINGS = ("rate", "base_rate", "schedule", "warmup_epochs")
 
 
 def _length(settings: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from mmcl_jax.sweep_loop import Member, Result, Validation, train_members
 from mmcl_jax.sweep_program import Program
 from mmcl_jax.sweep_progress import Meter
 from mmcl_jax.sweep_results import COLUMNS, Results, Task
-from mmcl_jax.train import Interrupted, NonFiniteLoss, Schedule, _SignalWatch
+from mmcl_jax.train import Interrupted, NonFiniteLoss, Schedule, SignalWatch
 
 if TYPE_CHECKING:
     from mmcl_jax.experiment import Experiment
@@ -65,7 +65,7 @@ def run(
     """
     sweep_grid.check(stage)
     sweep = _Sweep(experiment, stage, tuple(seeds), settings)
-    with _SignalWatch() as signals:
+    with SignalWatch() as signals:
         point = sweep.search(signals)
         sweep.train_chosen(point, signals)
     return sweep.conclude(point)["stages"][str(stage.seed)]
@@ -95,7 +95,7 @@ class _Sweep:
         self._schedules: dict[int, Schedule] = {}  # by batch size
         self._initial: dict[int, tuple[Any, Any]] = {}  # by seed
 
-    def search(self, signals: _SignalWatch) -> int:
+    def search(self, signals: SignalWatch) -> int:
         """Trains the members of the search; the number of the best point."""
         numbers = range(len(self._points))
         tasks = [Task("search", point, seed) for point in numbers for seed in self._search_seeds]
@@ -106,7 +106,7 @@ class _Sweep:
         lowest = self._schedule(self._at(tasks[0])).select.endswith("loss")
         return sweep_grid.choose(values, -1 if lowest else 1)
 
-    def train_chosen(self, point: int, signals: _SignalWatch) -> None:
+    def train_chosen(self, point: int, signals: SignalWatch) -> None:
         """Trains every seed of a point and saves its best parameters as those of its stage."""
         tasks = [Task("chosen", point, seed) for seed in self._seeds]
         todo = [
@@ -158,7 +158,7 @@ class _Sweep:
 
     # --- training ------------------------------------------------------------------------------
 
-    def _train(self, tasks: Sequence[Task], todo: Sequence[Task], signals: _SignalWatch) -> None:
+    def _train(self, tasks: Sequence[Task], todo: Sequence[Task], signals: SignalWatch) -> None:
         """Trains `todo`, those of `tasks` that are left, one batch size after another."""
         if not todo:
             return
@@ -188,7 +188,7 @@ class _Sweep:
             self._results.write_table()
 
     def _train_group(
-        self, tasks: Sequence[Task], schedule: Schedule, meter: Meter, signals: _SignalWatch
+        self, tasks: Sequence[Task], schedule: Schedule, meter: Meter, signals: SignalWatch
     ) -> None:
         """Trains tasks with one batch size."""
         mesh, size = make_mesh(), schedule.batch_size
@@ -222,7 +222,7 @@ class _Sweep:
             with_parameters=tasks[0].round == "chosen",
         )
 
-    def _stopped(self, signals: _SignalWatch, meter: Meter) -> Interrupted | None:
+    def _stopped(self, signals: SignalWatch, meter: Meter) -> Interrupted | None:
         if not signals.received:
             return None
         return Interrupted(

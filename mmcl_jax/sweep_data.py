@@ -26,19 +26,9 @@ class SweepData:
     """
 
     def __init__(self, cohort: Cohort, stage: Stage, labels: Sequence[Label]):
-        config = stage.config
-        self._cohort, self._fields = cohort, tuple(config["fields"])
+        self._cohort, self._fields = cohort, tuple(stage.config["fields"])
         self._names = tuple(label.name for label in labels)
-        select = {"fields": self._fields, "target": self._names}
-        self.rows = pipeline.select(
-            cohort,
-            "train",
-            balanced=config["balanced"] and stages.objective_kind(labels) == "binary",
-            fraction=config["fraction"],
-            seed=config["selection_seed"],
-            **select,
-        )
-        self.val_rows = pipeline.select(cohort, "val", **select)
+        self.rows, self.val_rows = stages.select_rows(stage, cohort, labels)
 
     @property
     def subjects(self) -> np.ndarray:

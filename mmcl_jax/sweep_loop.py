@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from mmcl_jax.data.order import EpochOrder
 from mmcl_jax.objectives.base import Objective
 from mmcl_jax.sweep_program import Program, Slots
-from mmcl_jax.train import EarlyStopping, Interrupted, Schedule, _selected
+from mmcl_jax.train import EarlyStopping, Interrupted, Schedule, selected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _evaluate_due(
             one.diverged = True
             continue
         one.metrics = validation.metrics({k: v[:, position] for k, v in means.items()}, mine)
-        value = _selected(one.metrics, schedule.select, one.member.name)
+        value = selected(one.metrics, schedule.select, one.member.name)
         one.diverged = not math.isfinite(value)
         if not one.diverged:
             improved[position] = one.stopping.update(one.step, value)

@@ -183,7 +183,7 @@ def train(
 
     # --- loop ----------------------------------------------------------------------------------
     closing = contextlib.closing
-    with _SignalWatch() as signals, bar, closing(batches), closing(writer):
+    with SignalWatch() as signals, bar, closing(batches), closing(writer):
         training = step < schedule.steps and not stopping.stop
         batch = shard_batch(next(batches), mesh) if training else None
         while step < schedule.steps and not stopping.stop:
@@ -210,7 +210,7 @@ def train(
                     recipe.objective, eval_step, state, eval_batches(), mesh, eval_resident
                 )
                 writer.write(step, step / schedule.steps_per_epoch, last_metrics)
-                value = _selected(last_metrics, schedule.select, stage)
+                value = selected(last_metrics, schedule.select, stage)
                 if not math.isfinite(value):
                     raise NonFiniteLoss(f"stage {stage}, step {step}: {schedule.select} is {value}")
                 if stopping.update(step, value):
@@ -280,7 +280,8 @@ def check_finite(stage: str, step: int, values: Mapping[str, np.ndarray]) -> Non
             )
 
 
-def _selected(metrics: Mapping[str, float], name: str, stage: str) -> float:
+def selected(metrics: Mapping[str, float], name: str, stage: str) -> float:
+    """The metric that decides which parameters are best. Raises ValueError where there is none."""
     if name not in metrics:
         raise ValueError(
             f"stage {stage} selects by {name}, which its validation split does not give; it gives "
@@ -289,7 +290,7 @@ def _selected(metrics: Mapping[str, float], name: str, stage: str) -> float:
     return metrics[name]
 
 
-class _SignalWatch:
+class SignalWatch:
     """Remembers SIGINT and SIGTERM until the loop has finished its step; a second one kills."""
 
     def __init__(self):

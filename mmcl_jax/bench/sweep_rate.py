@@ -43,9 +43,8 @@ def _measure(batch_size: int, options: Options) -> dict[str, Any]:
     alone = steps.Runner(step)
     state, batch, key, hyper, resident = step.arguments()
     one = train_step(step.recipe(mesh=False))
-    together = jax.jit(
-        jax.vmap(one, in_axes=(0, None, 0, 0, None)), donate_argnums=0
-    )  # the batch may be shared: what it holds does not change the time
+    # One batch for all members: what it holds does not change the time.
+    together = jax.jit(jax.vmap(one, in_axes=(0, None, 0, 0, None)), donate_argnums=0)
     held = [jax.tree.map(lambda leaf: jnp.stack([leaf] * members), state)]
     keys = jax.random.split(key, members)
     numbers = jax.tree.map(lambda leaf: jnp.stack([leaf] * members), hyper)
