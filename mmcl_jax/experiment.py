@@ -22,7 +22,7 @@ from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort, write
 from mmcl_jax.data.labels import Label
 from mmcl_jax.data.resident import Recordings
-from mmcl_jax.data.synthetic import Synthetic
+from mmcl_jax.data.sources.synthetic import Synthetic
 from mmcl_jax.run_dir import RunDir, differences, write_atomically
 from mmcl_jax.stages import Stage
 from mmcl_jax.state import State, initialise

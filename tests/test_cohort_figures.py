@@ -10,8 +10,8 @@ from matplotlib.patches import Rectangle
 
 from mmcl_jax import cohort_figures, prepare
 from mmcl_jax.data import cohort as cohorts
-from mmcl_jax.data import ptbxl
 from mmcl_jax.data.leads import LEADS
+from mmcl_jax.data.sources import ptbxl
 from mmcl_jax.figures import png
 
 

@@ -10,8 +10,9 @@ import pytest
 import tiny_source
 
 from mmcl_jax import prepare
-from mmcl_jax.data import cmr, ptbxl, synthetic
+from mmcl_jax.data import cmr
 from mmcl_jax.data import cohort as cohorts
+from mmcl_jax.data.sources import ptbxl, synthetic
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
 
 
 def test_dicom_without_its_reader(monkeypatch, tmp_path, capsys):
-    monkeypatch.delitem(sys.modules, "mmcl_jax.data.dicom", raising=False)
+    monkeypatch.delitem(sys.modules, "mmcl_jax.data.sources.dicom", raising=False)
     monkeypatch.delitem(sys.modules, "mmcl_jax.data.cine", raising=False)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     arguments = ["dicom", "--input", str(tmp_path), "--output", str(tmp_path / "cohort")]

@@ -61,7 +61,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _cohort(folder: pathlib.Path, subjects: int):
     from mmcl_jax.data import cohort
-    from mmcl_jax.data.synthetic import Synthetic
+    from mmcl_jax.data.sources.synthetic import Synthetic
 
     cohort.write(Synthetic(subjects=subjects, phenotyped=1.0), folder, workers=0, progress=False)
     return cohort.open_cohort(folder)

@@ -49,7 +49,7 @@ def _parts(folder: pathlib.Path) -> dict[str, Callable[[int], Any]]:
 
     from mmcl_jax.data import cmr, ecg, records
     from mmcl_jax.data.leads import LEADS
-    from mmcl_jax.data.synthetic import Synthetic
+    from mmcl_jax.data.sources.synthetic import Synthetic
 
     source = Synthetic(subjects=_SEED_RECORDS, phenotyped=1.0)
     subjects = [source.simulate(i) for i in source.tasks]

@@ -15,29 +15,13 @@ import zlib
 import numpy as np
 from jaxtyping import Float32
 
+from mmcl_jax.data.short_axis import Cine
 from mmcl_jax.data.subject import RefusedRecord
 
 try:
     import pydicom
 except ImportError as error:
     raise ImportError("DICOM files need pydicom: pip install 'mmcl_jax[dicom]'") from error
-
-
-@dataclasses.dataclass
-class Cine:
-    """A stack of short-axis slices over one heart cycle.
-
-    Attributes:
-        pixels: slices along the normal of the stack, frames in time.
-        positions: of the slices along the normal, in mm.
-        spacing: size of a pixel in mm.
-        flags: remarks, e.g. on slices that were left out.
-    """
-
-    pixels: Float32[np.ndarray, "Z T H W"]
-    positions: tuple[float, ...]
-    spacing: float
-    flags: tuple[str, ...]
 
 
 def read_zip(path: str | os.PathLike) -> Cine:

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES
-from mmcl_jax.data.synthetic import Synthetic
+from mmcl_jax.data.sources.synthetic import Synthetic
 
 PHENOTYPE_NAMES = {label.name for label in PHENOTYPES}
 

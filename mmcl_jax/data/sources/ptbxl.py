@@ -5,19 +5,39 @@ read. A record is positive for a superclass when any of its SCP statements, what
 is a diagnostic one of that class; a record without a diagnostic statement is negative for all.
 """
 
+import argparse
 import ast
 import collections
 import csv
-import dataclasses
 import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmcl_jax.data import wfdb
-from mmcl_jax.data.ecg import DEFAULT, EcgSettings, prepare
+from mmcl_jax.data.ecg import DEFAULT, EcgSettings
+from mmcl_jax.data.ecg_task import EcgTask
 from mmcl_jax.data.labels import DEMOGRAPHICS, Label
 from mmcl_jax.data.subject import Subject
+
+EXAMPLE = "--input ptb-xl-1.0.3 --output cohorts/ptbxl"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this source on the command line."""
+    parser.add_argument(
+        "--input",
+        required=True,
+        metavar="FOLDER",
+        help="folder with ptbxl_database.csv, scp_statements.csv and records500/",
+    )
+
+
+def make(**options: Any) -> "PtbXl":
+    """The source that the command line describes."""
+    return PtbXl(**options)
+
 
 SUPERCLASSES = (
     Label("NORM", "binary", "superclass", "", "normal ECG"),
@@ -29,18 +49,6 @@ SUPERCLASSES = (
 
 # The folds that the authors of the data set recommend.
 FOLDS = {"train": (1, 2, 3, 4, 5, 6, 7, 8), "val": (9,), "test": (10,)}
-
-
-@dataclasses.dataclass(frozen=True)
-class PtbXlTask:
-    """One row of `ptbxl_database.csv`: what is needed to make its subject."""
-
-    record: str
-    subject: str
-    split: str
-    path: pathlib.Path
-    labels: Mapping[str, float]
-    flags: tuple[str, ...]
 
 
 class PtbXl:
@@ -83,19 +91,9 @@ class PtbXl:
         _check_patients(table, tasks)
         self.tasks = tuple(tasks)
 
-    def load(self, task: PtbXlTask) -> Subject:
+    def load(self, task: EcgTask) -> Subject:
         """Reads and preprocesses one record. Raises RefusedRecord when it cannot be used."""
-        ecg, flags = prepare(task.path, wfdb.read(task.path), self.ecg_settings)
-        return Subject(
-            record=task.record,
-            subject=task.subject,
-            split=task.split,
-            ecg=ecg,
-            cmr=None,
-            cmr_box=None,
-            labels=dict(task.labels),
-            flags=task.flags + flags,
-        )
+        return task.subject_with(wfdb.read(task.path), self.ecg_settings)
 
 
 _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "height", "weight", "scp_codes", "strat_fold")
@@ -127,7 +125,7 @@ def _diagnostic_classes(path: pathlib.Path) -> dict[str, str]:
 
 def _task(
     folder: pathlib.Path, row: Mapping[str, str], split: str, classes: Mapping[str, str]
-) -> PtbXlTask:
+) -> EcgTask:
     codes = ast.literal_eval(row["scp_codes"])
     if not isinstance(codes, dict):
         raise ValueError(f"scp_codes is {row['scp_codes']!r}, expected a dictionary")
@@ -143,7 +141,7 @@ def _task(
     values["sex"] = 1.0 - values["sex"]
     labels |= {name: value for name, value in values.items() if not math.isnan(value)}
 
-    return PtbXlTask(
+    return EcgTask(
         record=f"{int(row['ecg_id']):05d}",
         subject=str(int(float(row["patient_id"]))),
         split=split,
@@ -163,7 +161,7 @@ def _number(row: Mapping[str, str], column: str) -> float:
         raise ValueError(f"{column} is {row[column]!r}, expected a number") from error
 
 
-def _check_patients(table: pathlib.Path, tasks: Sequence[PtbXlTask]) -> None:
+def _check_patients(table: pathlib.Path, tasks: Sequence[EcgTask]) -> None:
     splits = collections.defaultdict(set)
     for task in tasks:
         splits[task.subject].add(task.split)

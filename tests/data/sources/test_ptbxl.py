@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from mmcl_jax.data.ptbxl import PtbXl
+from mmcl_jax.data.sources.ptbxl import PtbXl
 from mmcl_jax.data.subject import RefusedRecord
 
 HEADER = "ecg_id,patient_id,age,sex,height,weight,scp_codes,strat_fold,filename_lr,filename_hr"

@@ -5,6 +5,7 @@ columns `subject`, `cmr` (path of the zip) and `ecg` (path of the WFDB header), 
 where there is none, makes pairs; further columns are `split` and labels.
 """
 
+import argparse
 import csv
 import dataclasses
 import math
@@ -12,13 +13,43 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from mmcl_jax.data import cmr, ecg, left_ventricle, wfdb
-from mmcl_jax.data.cine import Cine, read_zip
+from mmcl_jax.data import cmr, ecg, short_axis, wfdb
+from mmcl_jax.data.cine import read_zip
 from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
-from mmcl_jax.data.subject import SPLITS, RefusedRecord, Subject, assign_split
+from mmcl_jax.data.subject import SPLITS, Subject, assign_split
+
+EXAMPLE = "--input cmr/ --pairs pairs.csv --ecg ecg/ --output cohorts/hospital"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this source on the command line."""
+    parser.add_argument(
+        "--input", required=True, metavar="FOLDER", help="folder with one .zip per examination"
+    )
+    parser.add_argument(
+        "--pairs",
+        metavar="CSV",
+        help="columns subject, cmr (path of the zip) and ecg (path of the WFDB header), one of the "
+        "two empty where there is none; optional columns: split, and labels by name. Without it "
+        "every zip is a subject without ECG",
+    )
+    parser.add_argument(
+        "--ecg",
+        dest="ecg_input",
+        metavar="FOLDER",
+        help="folder that the ECG paths are relative to; default: the input folder",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the splits, where the CSV names none; default: 0"
+    )
+
+
+def make(**options: Any) -> "DicomZips":
+    """The source that the command line describes."""
+    return DicomZips(**options)
+
 
 KNOWN_LABELS = DISEASES + PHENOTYPES + DEMOGRAPHICS
 
@@ -96,7 +127,7 @@ class DicomZips:
             labels=dict(task.labels),
         )
         if task.cmr is not None:
-            image, box, flags = prepare(task.cmr, read_zip(task.cmr), self.cmr_settings)
+            image, box, flags = short_axis.prepare(task.cmr, read_zip(task.cmr), self.cmr_settings)
             subject.cmr, subject.cmr_box, subject.flags = image, box, flags
         if task.ecg is not None:
             subject.ecg, flags = ecg.prepare(task.ecg, wfdb.read(task.ecg), self.ecg_settings)
@@ -104,50 +135,6 @@ class DicomZips:
         return subject
 
 
-def prepare(
-    path: str | os.PathLike, cine: Cine, settings: cmr.CmrSettings = cmr.DEFAULT
-) -> tuple[np.ndarray, tuple[int, int, int, int], tuple[str, ...]]:
-    """Image [210, 210, 3], heart box and remarks from a short-axis cine.
-
-    The slice is the middle one of the stack. The phases follow from the blood-pool area of the
-    left ventricle over all slices, the box lies around it; where it is not found, a disc at the
-    centre of the image stands in for the phases and the box is the constant one. The remarks say
-    which frames were taken, and where the box is the constant one.
-
-    Raises:
-        RefusedRecord: fewer than 3 frames, or nothing moves.
-    """
-    middle = len(cine.pixels) // 2
-    height, width = cine.pixels.shape[2:]
-    found = left_ventricle.find(cine.pixels[middle], cine.spacing)
-    ventricle = found or left_ventricle.LeftVentricle(
-        height / 2, width / 2, _STAND_IN / cine.spacing
-    )
-    try:
-        es, mid, ed = cmr.phases(left_ventricle.pool_area(cine.pixels, ventricle))
-        frames = cine.pixels[middle]
-        image = cmr.stack_frames(frames[es], frames[mid], frames[ed], settings)
-    except ValueError as error:
-        raise RefusedRecord(path, str(error)) from error
-
-    flags = (
-        f"phases by blood-pool area: ES {es}, mid {mid}, ED {ed} of {len(frames)} frames counted "
-        f"from 0, slice {middle + 1} of {len(cine.pixels)}",
-    )
-    if found is None:
-        box = cmr.CONSTANT_BOX
-        flags += ("constant heart box: no left ventricle found",)
-    else:
-        centre, side = (found.row, found.column), _BOX / cine.spacing
-        box = cmr.box_around(centre, side, (height, width), settings.size)
-    if abs(cine.spacing - _UKB_SPACING) > 0.1 * _UKB_SPACING:
-        flags += (f"pixel size kept: {cine.spacing:.2f} mm, UK Biobank has {_UKB_SPACING} mm",)
-    return image, box, cine.flags + flags
-
-
-_UKB_SPACING = 1.8  # mm
-_BOX = cmr.CONSTANT_BOX[2] * _UKB_SPACING  # mm: the box of the published code
-_STAND_IN = 30.0  # mm
 _COLUMNS = ("subject", "cmr", "ecg")
 _UKB_NAME = re.compile(r"(?P<subject>\d+)_\d{5}_\d+_\d+")
 

@@ -10,6 +10,7 @@ A subject depends on (seed, index) alone: not on the size of the cohort, the ord
 the number of workers.
 """
 
+import argparse
 import dataclasses
 from typing import Any
 
@@ -24,6 +25,43 @@ from mmcl_jax.data import synthetic_electrophysiology as electrophysiologies
 from mmcl_jax.data import synthetic_risk as risk
 from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
 from mmcl_jax.data.subject import Subject
+
+EXAMPLE = "--subjects 2000 --output cohorts/synthetic"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this source on the command line."""
+    parser.add_argument("--subjects", type=int, default=2000, help="default: %(default)s")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, another cohort; default: %(default)s"
+    )
+    parser.add_argument(
+        "--prevalence",
+        choices=tuple(anatomies.POPULATIONS),
+        default="paper",
+        help="how common the diseases are: as in the paper, or common enough for a few hundred "
+        "subjects; default: %(default)s",
+    )
+    parser.add_argument(
+        "--imaged",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the subjects who have CMR frames; default: %(default)s",
+    )
+    parser.add_argument(
+        "--phenotyped",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="share of those with frames whose phenotypes are known; default: %(default)s",
+    )
+
+
+def make(**options: Any) -> "Synthetic":
+    """The source that the command line describes."""
+    return Synthetic(**options)
+
 
 # In every 20 consecutive subjects: 70, 15 and 15 per cent.
 _SPLITS = ("train",) * 14 + ("val",) * 3 + ("test",) * 3
