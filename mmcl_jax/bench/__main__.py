@@ -153,6 +153,6 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    # As in training; PyTorch has the good of it too.
+    # As in training.
     use_huge_pages()
     sys.exit(main())

@@ -27,14 +27,16 @@ def alternate(
     """Seconds per repetition of each competitor, one number per round.
 
     Compilation and warm-up happen before the first round. In every round each competitor has one
-    turn, as many repetitions as last about `seconds`; the one that begins changes from round to
-    round.
+    turn, one repetition that is not timed and as many as last about `seconds`; the one that begins
+    changes from round to round. The untimed one takes back the memory and the caches that the
+    competitors' turns cost: steps of a training follow each other without such a pause.
     """
     repetitions = {c.name: calibrate(c.run, seconds) for c in competitors}
     samples: dict[str, list[float]] = {c.name: [] for c in competitors}
     for number in range(rounds):
         for competitor in rotated(competitors, number):
             time.sleep(_PAUSE)
+            competitor.run(1)
             count = repetitions[competitor.name]
             samples[competitor.name].append(_seconds(competitor.run, count) / count)
     return samples
