@@ -1,12 +1,12 @@
 """A picture of a few records of a prepared cohort, for the eye: frames, heart box, ECG leads.
 
-`write_preview` draws preview.png in the folder of the cohort.
+`write_preview` draws preview.png in the folder of the cohort; `histogram` is for its report.
 """
 
 import itertools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import PIL.Image
@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 
 from mmcl_jax.data.cohort import Cohort, open_cohort
 from mmcl_jax.data.leads import LEADS
-from mmcl_jax.figures import new_figure, png
+from mmcl_jax.figures import COLOURS, new_figure, png
 
 PREVIEW = "preview.png"
 SAMPLES_PER_SECOND = 500
@@ -104,6 +104,32 @@ def preview(
             for axis, ecg, name in zip(axes, ecgs, ecg_names, strict=True):
                 _draw_ecg(axis, ecg, step, name)
             axes[0].set_ylabel(f"lead (lines {step:g} standard deviations apart)")
+    return figure
+
+
+def histogram(
+    values: Mapping[str, Float[np.ndarray, "n"]], label: str, bins: int = 24
+) -> Figure | None:
+    """Shares of the records of each split by value; None where no value is known.
+
+    Args:
+        values: by split, NaN where missing.
+        label: of the axis, with its unit.
+    """
+    known = {split: column[~np.isnan(column)] for split, column in values.items()}
+    known = {split: column for split, column in known.items() if len(column)}
+    if not known:
+        return None
+    everything = np.concatenate(list(known.values()))
+    edges = np.histogram_bin_edges(everything, bins)
+    with new_figure(7.0, 2.8) as figure:
+        axis = figure.subplots()
+        for colour, (split, column) in zip(COLOURS, known.items(), strict=False):
+            shares = np.histogram(column, edges)[0] / len(column)
+            axis.stairs(100 * shares, edges, color=colour, label=f"{split}, {len(column):,}")
+        axis.set(xlabel=label, ylabel="share of the records [%]")
+        axis.legend()
+        axis.grid(True, axis="y")
     return figure
 
 

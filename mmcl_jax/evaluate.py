@@ -16,8 +16,14 @@ from jaxtyping import Float, Int
 
 from mmcl_jax.bootstrap import Result
 from mmcl_jax.data import pipeline
+from mmcl_jax.data.labels import Label
 from mmcl_jax.experiment import Experiment, Model
-from mmcl_jax.metrics import binary_results, regression_results, retrieval_results
+from mmcl_jax.metrics import (
+    binary_results,
+    multiclass_results,
+    regression_results,
+    retrieval_results,
+)
 from mmcl_jax.run_dir import write_atomically
 from mmcl_jax.sharding import make_mesh, replicate, shard_batch, to_host
 from mmcl_jax.stages import Stage
@@ -64,7 +70,7 @@ def run(
             file = folder / "predictions" / f"{stage.name.replace('/', '__')}.npz"
             _save(file, arrays)
             written.add(file)
-            rows += _label_rows(experiment.config["name"], arrays, resamples)
+            rows += _label_rows(experiment.config["name"], model.labels, arrays, resamples)
         else:
             rows += _retrieval_rows(experiment, stage, model, splits, resamples, options)
     for file in set((folder / "predictions").glob("*.npz")) - written:
@@ -88,10 +94,11 @@ def predict_labels(
     Returns:
         record, subject, split [N] text; names, kinds, units [K] text; label [N, K] in its own unit,
         NaN where missing; prediction [N, K], a probability or in the label's unit; seed; target.
+        A multi-class label has one column per class, `name: class`, with 0 or 1 and a probability.
     """
     cohort = experiment.cohort
-    names = [label.name for label in model.labels]
-    columns = [[label.name for label in cohort.labels].index(name) for name in names]
+    columns = [cohort.labels.index(label) for label in model.labels]
+    outputs_of = [(label, name) for label in model.labels for name in label.outputs]
     parts: dict[str, list[np.ndarray]] = {}
     for split in splits:
         rows = pipeline.select(cohort, split, fields=tuple(stage.config["fields"]))
@@ -106,16 +113,16 @@ def predict_labels(
             "record": table["record"][rows],
             "subject": table["subject"][rows],
             "split": np.full(len(rows), split),
-            "label": table["labels"][rows][:, columns],
+            "label": _per_output(table["labels"][rows][:, columns], model.labels),
             "prediction": prediction,
         }
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
     return {
         **{name: np.concatenate(values) for name, values in parts.items()},
-        "names": np.array(names),
-        "kinds": np.array([label.kind for label in model.labels]),
-        "units": np.array([label.unit for label in model.labels]),
+        "names": np.array([name for _, name in outputs_of]),
+        "kinds": np.array([label.kind for label, _ in outputs_of]),
+        "units": np.array([label.unit for label, _ in outputs_of]),
         "seed": np.array(stage.seed),
         "target": np.array(stage.target),
     }
@@ -182,20 +189,36 @@ def _window_starts(model: Model, batch: dict[str, np.ndarray], crops: int) -> li
     return [int(start) for start in np.linspace(0, last, crops)]
 
 
+def _per_output(
+    values: Float[np.ndarray, "N L"], labels: Sequence[Label]
+) -> Float[np.ndarray, "N K"]:
+    """Labels as their predictions are: class numbers become one column of 0 and 1 per class."""
+    if labels[0].kind != "multiclass":
+        return values
+    classes = np.arange(len(labels[0].classes))
+    return np.where(np.isnan(values), np.nan, (values == classes[None, :]).astype(values.dtype))
+
+
 def _label_rows(
-    model: str, arrays: dict[str, np.ndarray], resamples: int
+    model: str, labels: Sequence[Label], arrays: dict[str, np.ndarray], resamples: int
 ) -> Iterator[dict[str, Any]]:
     for split in dict.fromkeys(arrays["split"].tolist()):
         here = arrays["split"] == split
+        truth, prediction = arrays["label"][here], arrays["prediction"][here]
+        options = {"subject": arrays["subject"][here], "resamples": resamples}
+        found: dict[str, dict[str, Result]] = {}
+        if labels[0].kind == "multiclass":
+            number = np.where(np.isnan(truth[:, 0]), np.nan, truth.argmax(axis=1))
+            found[labels[0].name] = multiclass_results(number, prediction, **options)
         for column, (name, kind) in enumerate(zip(arrays["names"], arrays["kinds"], strict=True)):
-            compute = binary_results if kind == "binary" else regression_results
-            results = compute(
-                arrays["label"][here, column],
-                arrays["prediction"][here, column],
-                subject=arrays["subject"][here],
-                resamples=resamples,
-            )
-            yield from _rows(model, str(name), split, results, int(arrays["seed"]))
+            compute = regression_results if kind == "regression" else binary_results
+            results = compute(truth[:, column], prediction[:, column], **options)
+            if kind == "multiclass":
+                # A threshold of 0.5 is not how a class is chosen.
+                results = {metric: results[metric] for metric in ("auroc", "ap")}
+            found[str(name)] = results
+        for target, results in found.items():
+            yield from _rows(model, target, split, results, int(arrays["seed"]))
 
 
 def _retrieval_rows(

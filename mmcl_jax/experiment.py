@@ -135,6 +135,8 @@ class Experiment:
             else:
                 summary = self.train(stage)
             record = {"id": uuid.uuid4().hex, "inputs": inputs}
+            if stage.group not in VERBS:
+                record["preprocessing_hash"] = self.cohort.settings_hash
             seconds = round(time.time() - started, 1)
             self.run.mark_done(stage.name, {**record, "seconds": seconds, **summary})
         return ran
@@ -235,8 +237,13 @@ class Experiment:
         return self._take_over(stage, params, extra)
 
     def load(self, stage: Stage) -> Model:
-        """A finished stage with the parameters that it hands on."""
+        """A finished stage with the parameters that it hands on.
+
+        Raises:
+            CohortError: the cohort was preprocessed otherwise than what the stage was trained on.
+        """
         done = self._require_done(stage.name)
+        check_settings(self.cohort, self._trained_on(stage.name))
         params, extra, step = checkpoints.load(self.run.stage(stage.name), done["hand_on"])
         objective, views, labels = stages.build(stage, self.config["models"], self.cohort)
         return Model(objective, views, params, extra, labels, step)
@@ -248,8 +255,11 @@ class Experiment:
             source = Experiment.open(folder) if folder else self
             done = source._require_done(name)
             theirs = checkpoints.load(source.run.stage(name), done["hand_on"])
-            if folder:
-                check_settings(self.cohort, source._preprocessing())
+            # What their other towers read, this stage may do without.
+            trained_on = source._trained_on(name)
+            check_settings(
+                self.cohort, {f: trained_on[f] for f in stage.config["fields"] if f in trained_on}
+            )
             rules = {
                 "new": stage.config["new"],
                 "unused": stage.config["unused"],
@@ -293,6 +303,12 @@ class Experiment:
         fields = {field for stage in self.training_stages() for field in stage.config["fields"]}
         wanted = self.config["data"]["preprocessing"]
         return {field: settings for field, settings in wanted.items() if field in fields}
+
+    def _trained_on(self, name: str) -> dict[str, Any]:
+        """The preprocessing settings of what a stage was trained on, by modality."""
+        settings = json.loads((self.run.stage(name) / "stage.json").read_text())
+        found = settings["data"]["preprocessing"]
+        return {field: found[field] for field in settings["stage"]["fields"] if field in found}
 
     def _settings(self, stage: Stage) -> dict[str, Any]:
         machine = (*_READING, "prepare_workers")

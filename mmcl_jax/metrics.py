@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from mmcl_jax.bootstrap import Result, Statistics, bootstrap, undefined
 
 BINARY = ("auroc", "ap", "f1", "balanced_accuracy", "accuracy")
+MULTICLASS = ("macro_auroc", "balanced_accuracy", "accuracy")
 REGRESSION = ("r", "r2", "mae")
 DIRECTIONS = ("ecg_to_cmr", "cmr_to_ecg")
 
@@ -45,12 +46,7 @@ def binary_results(
     if not np.isin(label, (0, 1)).all():
         found = sorted(set(label.tolist()) - {0.0, 1.0})[:5]
         raise ValueError(f"binary labels must be 0, 1 or NaN, found {found}")
-    if ((probability < 0) | (probability > 1)).any():
-        low, high = np.nanmin(probability), np.nanmax(probability)
-        raise ValueError(
-            f"probabilities must lie in [0, 1], found {low:.4g} to {high:.4g}; "
-            "apply the sigmoid first"
-        )
+    _check_probabilities(probability)
     reason = _unusable(label, probability)
     if reason:
         return undefined(BINARY, len(label), reason)
@@ -58,6 +54,46 @@ def binary_results(
     if positives in (0, len(label)):
         reason = f"all {len(label)} labels are {int(label[0])}"
     statistics = _binary_statistics(label, probability, threshold)
+    return bootstrap(statistics, len(label), subject, resamples, seed, reason)
+
+
+def multiclass_results(
+    label: Float[np.ndarray, " N"],
+    probability: Float[np.ndarray, "N C"],
+    *,
+    subject: Shaped[np.ndarray, " N"] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Result]:
+    """Macro AUROC, balanced accuracy and accuracy of a multi-class label.
+
+    Macro AUROC is the mean over the classes that occur of one class against the others. Balanced
+    accuracy is the mean over the same classes of the share that is recognised; the predicted class
+    is the most probable one. In the bootstrap macro AUROC leaves out resamples that lack a class.
+
+    Args:
+        label: number of the class, from 0; NaN where missing, which leaves the record out.
+        probability: of each class.
+        subject, resamples, seed: see `binary_results`.
+
+    Raises:
+        ValueError: unequal lengths, a label that is no class, a probability outside [0, 1].
+    """
+    probability = np.asarray(probability, np.float64)
+    if probability.ndim != 2:
+        raise ValueError(f"probabilities must be an [N, C] array, found {probability.shape}")
+    label, row, subject = _known(label, np.arange(len(probability)), subject)
+    probability, count = probability[row.astype(int)], probability.shape[1]
+    if not np.isin(label, np.arange(count)).all():
+        found = sorted(set(label.tolist()) - set(range(count)))[:5]
+        raise ValueError(f"multi-class labels must be 0 to {count - 1} or NaN, found {found}")
+    _check_probabilities(probability)
+    if reason := _unusable(label, probability):
+        return undefined(MULTICLASS, len(label), reason)
+    present = np.unique(label).astype(int)
+    if len(present) < 2:
+        reason = f"all {len(label)} labels are class {present[0]}"
+    statistics = _multiclass_statistics(label, probability, present)
     return bootstrap(statistics, len(label), subject, resamples, seed, reason)
 
 
@@ -183,6 +219,31 @@ def _binary_statistics(
     return statistics
 
 
+def _multiclass_statistics(
+    label: Float[np.ndarray, " N"],
+    probability: Float[np.ndarray, "N C"],
+    present: Int[np.ndarray, " K"],
+) -> Statistics:
+    members = (label[:, None] == present[None, :]).astype(np.float64)
+    hits = members * (probability.argmax(axis=1)[:, None] == present[None, :])
+    one_vs_rest = [
+        _binary_statistics(members[:, k], probability[:, number], 0.5)
+        for k, number in enumerate(present)
+    ]
+
+    def statistics(counts: Float[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
+        total, right = counts @ members, counts @ hits
+        recall = np.divide(right, total, out=np.zeros_like(right), where=total > 0)
+        aurocs = [one(counts)["auroc"] for one in one_vs_rest]
+        return {
+            "macro_auroc": np.mean(aurocs, axis=0),
+            "balanced_accuracy": recall.sum(axis=1) / (total > 0).sum(axis=1),
+            "accuracy": right.sum(axis=1) / total.sum(axis=1),
+        }
+
+    return statistics
+
+
 def _regression_statistics(
     label: Float[np.ndarray, " N"], prediction: Float[np.ndarray, " N"]
 ) -> Statistics:
@@ -249,10 +310,19 @@ def _known(label, prediction, subject):
     return label[known], prediction[known], None if subject is None else np.asarray(subject)[known]
 
 
+def _check_probabilities(probability: Float[np.ndarray, "..."]) -> None:
+    if ((probability < 0) | (probability > 1)).any():
+        low, high = np.nanmin(probability), np.nanmax(probability)
+        raise ValueError(
+            f"probabilities must lie in [0, 1], found {low:.4g} to {high:.4g}; "
+            "apply the sigmoid first"
+        )
+
+
 def _unusable(label: Float[np.ndarray, " N"], prediction: Float[np.ndarray, " N"]) -> str:
     if not len(label):
         return "no record has this label"
-    bad = int((~np.isfinite(prediction)).sum())
+    bad = int((~np.isfinite(prediction.reshape(len(label), -1)).all(axis=1)).sum())
     return f"{bad} of {len(prediction)} predictions are not finite" if bad else ""
 
 

@@ -45,7 +45,7 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._period = 0.2 if self._terminal else 10.0  # seconds between two lines
         self._start: float | None = None
-        self._first = self._done = 0
+        self._first = self._done = 0  # items that do not enter the rate, items in all
         self._note = ""
         self._shown = -1
         self._last = -float("inf")
@@ -59,6 +59,10 @@ class Progress:
         if self._enabled and now - self._last >= self._period:
             self._last = now
             self._print(done, note, now)
+
+    def skip(self, count: int) -> None:
+        """Takes note of items that were done before: `done` counts them, the rate does not."""
+        self._first += count
 
     def __enter__(self) -> "Progress":
         return self

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mmcl_jax import report_figures
+from mmcl_jax.report_confusion import confusion_section
 from mmcl_jax.report_inputs import Predictions, Run, cohort_preview, data_source, read_run
 from mmcl_jax.report_page import (
     Html,
@@ -62,6 +63,9 @@ def write_report(run_dir: str | os.PathLike) -> pathlib.Path:
     if preview := cohort_preview(run):
         content = report_figures.cohort_section(preview, figures)
         sections.insert(2, ("cohort", "Cohort", content))
+    if confusion := confusion_section(run):
+        place = [name for name, _, _ in sections].index("results") + 1
+        sections.insert(place, ("confusion", "Confusion of classes", confusion))
     names = [*_write_metrics(run, output), *_write_predictions(run, output), *figures.names]
     sections.append(("files", "Files", _files_section(names)))
     title = f"Report: {run.config.get('name') or run.path.resolve().name}"
@@ -170,7 +174,7 @@ def _write_predictions(run: Run, output: pathlib.Path) -> list[str]:
         columns = []
         for member in members:
             for name, kind, unit in zip(member.names, member.kinds, member.units, strict=True):
-                units = ("0 or 1", "probability") if kind == "binary" else (unit or "1",) * 2
+                units = ("0 or 1", "probability") if kind != "regression" else (unit or "1",) * 2
                 columns.append((name, *units))
         columns = list(dict.fromkeys(columns))
         header = ["record", "subject", "split", "stage", "seed"]

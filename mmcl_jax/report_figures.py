@@ -98,7 +98,7 @@ def roc_section(run: Run, figures: Figures) -> Html:
     models: dict[str, list[Predictions]] = {}
     for member in run.predictions:
         for name, kind in zip(member.names, member.kinds, strict=True):
-            if kind == "binary":
+            if kind != "regression":
                 models.setdefault(name, []).append(member)
     for name, members in models.items():
         members = sorted(members, key=lambda member: (without_seed(member.stage), member.seed))
@@ -127,7 +127,7 @@ def roc_section(run: Run, figures: Figures) -> Html:
             "No ROC curve, because the test split has one class only or predictions are not finite"
         )
         parts.append(paragraph(f"{text}: {'; '.join(skipped)}."))
-    return join(*parts) or paragraph("There are no test predictions of a binary label.")
+    return join(*parts) or paragraph("There are no test predictions of a label with classes.")
 
 
 def scatter_section(run: Run, figures: Figures) -> Html:

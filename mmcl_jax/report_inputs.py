@@ -48,7 +48,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What one fine-tuned model predicts: probabilities of binary labels, else the label's unit."""
+    """What one fine-tuned model predicts: probabilities of labels and classes, or in their unit."""
 
     stage: str
     target: str

@@ -11,6 +11,7 @@ from mmcl_jax.report_inputs import Row, Run, group_of
 from mmcl_jax.report_page import Html, details, heading, join, paragraph, table
 
 NAMES = {
+    "macro_auroc": "macro AUROC",
     "auroc": "AUROC",
     "ap": "average precision",
     "f1": "F1",
@@ -29,6 +30,12 @@ INTERVAL = (
     "deviation over seeds)."
 )
 
+THRESHOLDS = (
+    "Thresholded metrics use a probability of 0.5. The class that a multi-class model predicts is "
+    "the most probable one. Its macro AUROC is the mean over the classes that occur of one against "
+    "the others."
+)
+
 
 def results_section(run: Run) -> Html:
     """One table per disease and per group of labels."""
@@ -42,7 +49,7 @@ def results_section(run: Run) -> Html:
         for predictions in run.predictions
         for name, unit in zip(predictions.names, predictions.units, strict=True)
     }
-    parts = [paragraph(INTERVAL), paragraph("Thresholded metrics use a probability of 0.5.")]
+    parts = [paragraph(INTERVAL), paragraph(THRESHOLDS)]
     for title, members in _grouped(run, rows).items():
         parts += [heading(f"{title} (split: test)"), _group_table(members, units)]
     return join(*parts)
@@ -194,9 +201,8 @@ def _is_retrieval(metric: str) -> bool:
 def _metrics_of(rows: Sequence[Row]) -> list[str]:
     """Metrics of some rows, the main one first."""
     found = _unique(row.metric for row in rows)
-    return [name for name in (*BINARY, *REGRESSION) if name in found] + [
-        name for name in found if name not in BINARY + REGRESSION
-    ]
+    order = dict.fromkeys(("macro_auroc", *BINARY, *REGRESSION))
+    return [name for name in order if name in found] + [x for x in found if x not in order]
 
 
 def _unique(values: Iterable) -> list:

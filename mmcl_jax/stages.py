@@ -124,10 +124,8 @@ def build(
     specs = {tower: {**towers[tower], **changes} for tower, changes in config["towers"].items()}
     if stage.target:
         settings["kind"] = objective_kind(labels)
-        specs["head"] = {
-            **specs["head"],
-            "outputs": 2 if settings["kind"] == "binary" else len(labels),
-        }
+        outputs = 2 if settings["kind"] == "binary" else sum(len(x.outputs) for x in labels)
+        specs["head"] = {**specs["head"], "outputs": outputs}
     built = {tower: models.build(spec) for tower, spec in specs.items()}
     objective = objectives.build(config["objective"], {**settings, **built})
     ecg_view, cmr_view = None, None
@@ -269,7 +267,7 @@ def call(make: Callable, settings: Mapping[str, Any], where: str) -> Any:
 
 
 def objective_kind(labels: Sequence[Label]) -> str:
-    """`binary`, `multilabel` or `regression`, as the labels of one target are."""
+    """`binary`, `multiclass`, `multilabel` or `regression`, as the labels of one target are."""
     kinds = {label.kind for label in labels}
     if len(kinds) > 1:
         raise ValueError(
@@ -278,7 +276,10 @@ def objective_kind(labels: Sequence[Label]) -> str:
         )
     if kinds == {"binary"}:
         return "binary" if len(labels) == 1 else "multilabel"
-    return "regression"
+    if kinds == {"multiclass"} and len(labels) > 1:
+        names = ", ".join(label.name for label in labels)
+        raise ValueError(f"one target is one multi-class label, found {names}; name one of them")
+    return "multiclass" if kinds == {"multiclass"} else "regression"
 
 
 def _members(target: str) -> str | tuple[str, ...]:

@@ -17,6 +17,7 @@ import pytest
 
 from mmcl_jax.checkpoints import load
 from mmcl_jax.command import run_verb
+from mmcl_jax.data.cohort import settings_hash
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.run_dir import RunDir
 
@@ -269,6 +270,49 @@ def test_another_preprocessing_is_refused(finished, tmp_path):
     config["data"]["preprocessing"]["ecg"]["clip"] = 3.0
     with pytest.raises(ValueError, match=r"ecg.clip: found 4.0, expected 3.0"):
         start(config, tmp_path / "other").run_all(["mdm"])
+
+
+def test_a_model_refuses_recordings_preprocessed_otherwise(finished, tmp_path):
+    """A cohort prepared anew at the same place, with a configuration that agrees with it."""
+    config, folder = finished
+    shutil.copytree(folder, tmp_path / "run")
+    marker = tmp_path / "run" / "cohort" / "cohort.json"
+    content = json.loads(marker.read_text())
+    content["settings"]["ecg"]["clip"] = 3.0
+    content["settings_hash"] = settings_hash(content["settings"])
+    marker.write_text(json.dumps(content))
+    config = json.loads(json.dumps(config))
+    config["data"]["path"] = str(marker.parent)
+    config["data"]["preprocessing"]["ecg"]["clip"] = 3.0
+
+    experiment = Experiment(config, RunDir(tmp_path / "run"))
+    stage = next(stage for stage in experiment.stages if stage.name == "finetune/CAD/0")
+    with pytest.raises(ValueError, match=r"ecg.clip: found 3.0, expected 4.0"):
+        experiment.load(stage)
+
+    config["stages"]["finetune"]["init"] = {"ecg_encoder": f"{folder}:mmcl"}
+    config["stages"]["finetune"]["targets"] = ["CAD"]
+    with pytest.raises(ValueError, match=r"ecg.clip: found 3.0, expected 4.0"):
+        start(config, tmp_path / "other").run_all(["finetune/CAD"])
+
+
+def test_a_tower_needs_no_settings_of_the_modality_it_leaves(finished, tmp_path):
+    """A tower trained on pairs goes on with a cohort of ECGs, which knows of no CMR."""
+    config, folder = finished
+    shutil.copytree(folder / "cohort", tmp_path / "cohort")
+    marker = tmp_path / "cohort" / "cohort.json"
+    content = json.loads(marker.read_text())
+    del content["settings"]["cmr"]
+    content["settings_hash"] = settings_hash(content["settings"])
+    marker.write_text(json.dumps(content))
+    config = json.loads(json.dumps(config))
+    config["data"]["path"] = str(marker.parent)
+    config["order"] = ["finetune"]
+    config["stages"]["finetune"]["init"] = {"ecg_encoder": f"{folder}:mmcl"}
+    config["stages"]["finetune"]["targets"] = ["CAD"]
+    assert start(config, tmp_path / "other").run_all()
+    done = RunDir(tmp_path / "other").done("finetune/CAD/0")
+    assert done["preprocessing_hash"] == content["settings_hash"]
 
 
 def test_a_frozen_tower_stays_bit_for_bit(finished, tmp_path):

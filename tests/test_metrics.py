@@ -65,6 +65,68 @@ def test_binary_equals_sklearn_and_a_loop(levels):
     _same_as_loop(results, _sklearn_binary, label, probability, seed=3, resamples=60)
 
 
+def _multiclass_case(n=150, classes=4, seed=0):
+    generator = np.random.default_rng(seed)
+    label = generator.integers(classes, size=n).astype(np.float64)
+    scores = generator.normal(size=(n, classes))
+    scores[np.arange(n), label.astype(int)] += 1
+    return label, np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+
+
+def _sklearn_multiclass(label, probability):
+    predicted = probability.argmax(axis=1)
+    return {
+        "macro_auroc": sklearn.metrics.roc_auc_score(label, probability, multi_class="ovr"),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(label, predicted),
+        "accuracy": sklearn.metrics.accuracy_score(label, predicted),
+    }
+
+
+def test_multiclass_equals_sklearn_and_a_loop():
+    label, probability = _multiclass_case()
+    results = metrics.multiclass_results(label, probability, resamples=60, seed=3)
+    assert tuple(results) == metrics.MULTICLASS
+    _same_as_loop(results, _sklearn_multiclass, label, probability, seed=3, resamples=60)
+
+
+def test_multiclass_without_some_classes_or_labels():
+    label, probability = _multiclass_case(classes=5)
+    label[::5] = np.nan
+    known = ~np.isnan(label)
+    label[label == 3] = 0
+    results = metrics.multiclass_results(label, probability, resamples=20)
+    assert results == metrics.multiclass_results(label[known], probability[known], resamples=20)
+    assert results["accuracy"].n == known.sum() == 120
+    present = (0, 1, 2, 4)
+    aurocs = [
+        sklearn.metrics.roc_auc_score(label[known] == c, probability[known, c]) for c in present
+    ]
+    assert results["macro_auroc"].value == pytest.approx(np.mean(aurocs))
+    # A class that only one record has is lacking in a third of the resamples.
+    label[known] = np.arange(120) % 2
+    label[0], label[known.argmax()] = np.nan, 4
+    results = metrics.multiclass_results(label, probability, resamples=50)
+    assert np.isfinite([results["macro_auroc"].low, results["balanced_accuracy"].low]).all()
+
+
+def test_multiclass_input_that_cannot_be_used():
+    label, probability = _multiclass_case(n=20)
+    with pytest.raises(ValueError, match=r"must be 0 to 3 or NaN, found \[4.0\]"):
+        metrics.multiclass_results(np.where(label == 1, 4, label), probability)
+    with pytest.raises(ValueError, match="must lie in"):
+        metrics.multiclass_results(label, 2 * probability)
+    with pytest.raises(ValueError, match=r"an \[N, C\] array"):
+        metrics.multiclass_results(label, probability[:, 0])
+    one = metrics.multiclass_results(np.zeros(20), probability, resamples=5)
+    assert one["macro_auroc"].reason == "all 20 labels are class 0"
+    assert np.isfinite(one["accuracy"].value)
+    probability[3, 2] = np.nan
+    bad = metrics.multiclass_results(label, probability)["accuracy"]
+    assert bad.reason == "1 of 20 predictions are not finite"
+    none = metrics.multiclass_results(np.full(20, np.nan), probability)["accuracy"]
+    assert none.reason == "no record has this label"
+
+
 def test_regression_equals_scipy_and_a_loop():
     label, prediction = _regression_case()
     results = metrics.regression_results(label, prediction, resamples=60, seed=5)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -69,7 +70,9 @@ def test_bad_input_is_one_line(tmp_path, capsys):
 
 def test_dicom_without_its_reader(monkeypatch, tmp_path, capsys):
     monkeypatch.delitem(sys.modules, "mmcl_jax.data.sources.dicom", raising=False)
-    monkeypatch.delitem(sys.modules, "mmcl_jax.data.cine", raising=False)
+    for module in ("cine", "dicom_images"):
+        monkeypatch.delitem(sys.modules, f"mmcl_jax.data.{module}", raising=False)
+        monkeypatch.delattr(f"mmcl_jax.data.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     arguments = ["dicom", "--input", str(tmp_path), "--output", str(tmp_path / "cohort")]
     assert prepare.main(arguments) == 1
@@ -191,3 +194,61 @@ def test_real_pairs_of_cmr_and_ecg(recordings, tmp_path, capsys):
         # The bright pool fills the box around its contour at ED best at ED, worst at ES.
         es, mid, ed = window.mean(axis=(0, 1))
         assert es < mid < ed
+
+
+def test_forty_broken_records_and_names_that_are_no_utf_8(monkeypatch, tmp_path, capfdbinary):
+    """The good ones are prepared, every bad one is listed, and the exit code is 0."""
+
+    class Broken(tiny_source.TinySource):
+        def load(self, task):
+            if task < 40:
+                path = f"/data/caf\udce9 <{task}>,\n'{task}'.hea"
+                raise tiny_source.RefusedRecord(path, f"reason {task}: \udcff <b>&")
+            subject = super().load(task)
+            subject.record = subject.subject = f"\udcfe{task}"
+            subject.flags = ("odd: \udce9",)
+            return subject
+
+    monkeypatch.setattr(ptbxl, "PtbXl", lambda **_: Broken(count=50))
+    output = str(tmp_path / "cohort")
+    arguments = ["ptbxl", "--input", "in", "--output", output, "--workers", "0"]
+    assert prepare.main(arguments) == 0
+    assert b"read 50, used 10, refused 40" in capfdbinary.readouterr().out
+    with open(f"{output}/refused.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 40
+    assert rows[7] == {
+        "record": "caf\\udce9 <7>,\n'7'",
+        "file": "/data/caf\\udce9 <7>,\n'7'.hea",
+        "reason": "reason 7: \\udcff <b>&",
+    }
+    page = (pathlib.Path(output) / "prepare_report.html").read_text(encoding="utf-8")
+    assert "reason 0: \\udcff &lt;b&gt;&amp;" in page
+    assert prepare.main(["inspect", output]) == 0
+    assert prepare.main([*arguments, "--overwrite", "--strict"]) == 1
+
+    capfdbinary.readouterr()
+    assert prepare.main([*arguments[:3], "--output", f"{output}\udce9"]) == 1
+    assert (
+        b"cohort\\udce9, is not UTF-8, which ArrayRecord files need" in capfdbinary.readouterr().err
+    )
+
+
+def test_a_runner_without_beam(monkeypatch, tmp_path, capsys):
+    monkeypatch.delitem(sys.modules, "mmcl_jax.data.beam", raising=False)
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    arguments = ["synthetic", "--output", str(tmp_path / "c"), "--runner", "DirectRunner"]
+    assert prepare.main(arguments) == 1
+    assert "pip install 'mmcl_jax[beam]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_preparation_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    class Interrupted(tiny_source.TinySource):
+        def load(self, task):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ptbxl, "PtbXl", lambda **_: Interrupted(count=1))
+    output = str(tmp_path / "c")
+    assert prepare.main(["ptbxl", "--input", "in", "--output", output, "--workers", "0"]) == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err

@@ -41,6 +41,22 @@ def test_a_terminal_shows_a_bar_on_one_line():
     assert text.endswith("\x1b[K\n")
 
 
+def test_items_that_were_done_before_do_not_enter_the_rate():
+    stream, instants = io.StringIO(), [0.0]
+    with Progress(100, stream=stream, clock=lambda: instants[-1]) as bar:
+        bar.skip(40)
+        for now, done in [(0, 41), (12, 47), (13, 58), (24, 64)]:
+            if done == 58:
+                bar.skip(10)
+            instants.append(float(now))
+            bar.update(done)
+    assert stream.getvalue().splitlines() == [
+        "41 of 100 records (41 %)",
+        "47 of 100 records (47 %), 0.5/s, 1 min 46 s left",
+        "64 of 100 records (64 %), 0.5/s, 1 min 06 s left",
+    ]
+
+
 def test_nothing_is_printed_before_the_first_item_or_when_disabled():
     stream = io.StringIO()
     with Progress(3, stream=stream):

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from mmcl_jax import default_config, stages
-from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES
+from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
 from mmcl_jax.train import Schedule
 
 SCHEDULE = Schedule(steps=100, steps_per_epoch=10, batch_size=8, evaluate_every=10, log_every=5)
@@ -49,6 +49,10 @@ def test_kind_of_a_target():
     assert stages.objective_kind(DISEASES[:1]) == "binary"
     assert stages.objective_kind(DISEASES) == "multilabel"
     assert stages.objective_kind(PHENOTYPES) == "regression"
+    rhythm = Label("rhythm", "multiclass", "rhythm", classes=("SR", "AF", "VT"))
+    assert stages.objective_kind([rhythm]) == "multiclass"
+    with pytest.raises(ValueError, match="one multi-class label, found rhythm, rhythm"):
+        stages.objective_kind([rhythm, rhythm])
     with pytest.raises(ValueError, match="cannot mix kinds .* age is regression, sex is binary"):
         stages.objective_kind(DEMOGRAPHICS)
 

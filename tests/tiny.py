@@ -17,7 +17,7 @@ CMR_VIEW = CmrAugmentation(size=64)
 NAMES = ("masked_modelling", "clip", "simclr", "supervised")
 
 
-def objective(name: str, **settings) -> tuple[objectives.Objective, Views]:
+def objective(name: str, outputs: int = 2, **settings) -> tuple[objectives.Objective, Views]:
     """A small version of an objective with the views that it takes."""
     towers = {
         "masked_modelling": {"ecg_encoder": VIT | {"pool": "none"}, "decoder": DECODER},
@@ -30,7 +30,7 @@ def objective(name: str, **settings) -> tuple[objectives.Objective, Views]:
         "simclr": {"cmr_encoder": RESNET, "cmr_projector": PROJECTOR},
         "supervised": {
             "ecg_encoder": VIT | {"pool": "attention"},
-            "head": {"name": "head", "outputs": 2},
+            "head": {"name": "head", "outputs": outputs},
         },
     }[name]
     views = Views(

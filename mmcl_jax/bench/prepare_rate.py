@@ -1,8 +1,12 @@
-"""Bench `prepare`: records per second of preprocessing, in one process."""
+"""Bench `prepare`: records per second of preprocessing, in one process and one thread.
+
+The rates of the first rows are per core: preparation gives every core a process of its own. They
+read WFDB files of simulated ECGs, which the system holds in memory, and write to the disk.
+"""
 
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmcl_jax.bench import tables, timing
@@ -15,7 +19,9 @@ _SEED_RECORDS = 8
 def run(name: str, options: Options) -> list[dict[str, Any]]:
     """One row per part of the preprocessing, over a few simulated subjects."""
     del name
-    with tempfile.TemporaryDirectory() as scratch:
+    from threadpoolctl import threadpool_limits
+
+    with tempfile.TemporaryDirectory() as scratch, threadpool_limits(1):
         parts = _parts(pathlib.Path(scratch))
         competitors = [timing.Competitor(part, _repeat(work)) for part, work in parts.items()]
         samples = timing.alternate(competitors, options.rounds, options.seconds)
@@ -49,6 +55,7 @@ def _parts(folder: pathlib.Path) -> dict[str, Callable[[int], Any]]:
 
     from mmcl_jax.data import cmr, ecg, records
     from mmcl_jax.data.leads import LEADS
+    from mmcl_jax.data.loading import load_in_order
     from mmcl_jax.data.sources.synthetic import Synthetic
 
     source = Synthetic(subjects=_SEED_RECORDS, phenotyped=1.0)
@@ -60,15 +67,27 @@ def _parts(folder: pathlib.Path) -> dict[str, Callable[[int], Any]]:
     loaded = [source.load(i) for i in source.tasks]
     labels = np.zeros(len(source.labels), np.float32)
     payloads = [records.encode(subject, labels) for subject in loaded]
-    writer = records.ShardWriter(folder, "train")
+    writer = records.ShardWriter(folder / "shard")
     at_500 = [ecg.resample(signal, _RATE, 500)[:, :5000] for signal in raw]
 
     def image(i: int):
         pictures = subjects[i].slice
         return cmr.stack_frames(*pictures.frames), cmr.box_around_mask(pictures.heart[-1])
 
+    def from_file_to_shard(rate: int) -> Callable[[int], None]:
+        source = _WfdbRecords(folder, raw if rate == _RATE else at_500, rate)
+        shard = records.ShardWriter(folder / f"shard{rate}")
+
+        def work(i: int) -> None:
+            (entry,) = load_in_order(source, 0, source.tasks[i : i + 1])
+            shard.write(entry.payload)
+
+        return work
+
     return {
-        "ECG, all": lambda i: ecg.prepare("record", recordings[i]),
+        "ECG from file to shard, 500 Hz": from_file_to_shard(500),
+        f"ECG from file to shard, {_RATE} Hz": from_file_to_shard(_RATE),
+        "ECG without reading and writing": lambda i: ecg.prepare("record", recordings[i]),
         f"  resampling from {_RATE} Hz": lambda i: ecg.resample(raw[i], _RATE, 500),
         "  clipping, baseline, z-score": lambda i: ecg.preprocess(at_500[i]),
         "CMR frames and box": image,
@@ -76,6 +95,37 @@ def _parts(folder: pathlib.Path) -> dict[str, Callable[[int], Any]]:
         "writing": lambda i: writer.write(payloads[i]),
         "simulating": source.simulate,
     }
+
+
+class _WfdbRecords:
+    """A source of ECGs in WFDB files, which it writes."""
+
+    name, labels, settings, parameters = "bench", (), {}, {}
+
+    def __init__(self, folder: pathlib.Path, signals: Sequence[Any], rate: int):
+        from mmcl_jax.data.ecg_task import EcgTask
+        from mmcl_jax.data.leads import LEADS
+
+        tasks = []
+        for number, signal in enumerate(signals):
+            name = f"r{rate}_{number}"
+            digital = (1000 * signal).round().astype("<i2")
+            (folder / f"{name}.dat").write_bytes(digital.T.tobytes())
+            sums = digital.sum(axis=1, dtype="i8") % 65536
+            lines = [f"{name} {len(LEADS)} {rate} {digital.shape[1]}"]
+            lines += [
+                f"{name}.dat 16 1000/mV 16 0 {row[0]} {total} 0 {lead}"
+                for row, total, lead in zip(digital, sums, LEADS, strict=True)
+            ]
+            (folder / f"{name}.hea").write_text("\n".join(lines) + "\n")
+            tasks.append(EcgTask(name, name, "train", folder / f"{name}.hea"))
+        self.tasks = tuple(tasks)
+
+    def load(self, task: Any) -> Any:
+        from mmcl_jax.data.ecg import DEFAULT
+        from mmcl_jax.data.ecg_task import read_wfdb
+
+        return task.subject_with(read_wfdb(task, DEFAULT), DEFAULT)
 
 
 def _repeat(work: Callable[[int], Any]) -> Callable[[int], None]:

@@ -1,27 +1,20 @@
 """Short-axis cine of a zip of DICOM files, as UK Biobank delivers its field 20209.
 
 Nothing is taken from file names: slices are told apart by their position along the normal of the
-image plane, frames of a slice are ordered by trigger time. Nothing is written to disk.
+image plane, frames of a slice are ordered by trigger time. A slice may be a series of its own
+(Siemens) or one series may hold them all (GE), and the stack may run from base to apex or back.
 """
 
 import collections
-import dataclasses
-import io
 import os
-import struct
-import zipfile
-import zlib
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32
 
+from mmcl_jax.data import dicom_images
+from mmcl_jax.data.dicom_images import Image
 from mmcl_jax.data.short_axis import Cine
 from mmcl_jax.data.subject import RefusedRecord
-
-try:
-    import pydicom
-except ImportError as error:
-    raise ImportError("DICOM files need pydicom: pip install 'mmcl_jax[dicom]'") from error
 
 
 def read_zip(path: str | os.PathLike) -> Cine:
@@ -29,119 +22,80 @@ def read_zip(path: str | os.PathLike) -> Cine:
 
     The largest set of images with one orientation is the stack. A slice that was acquired twice is
     taken from its last series; a slice with another number of frames or another size than most is
-    left out. Series with contours drawn into the image (InlineVF) are not read.
+    left out. Remarks tell what was left out.
 
     Raises:
-        RefusedRecord: the zip is damaged, absent or too large, or holds no usable cine.
+        RefusedRecord: the zip cannot be read (see `dicom_images`), or holds no usable cine.
     """
-    stacks = collections.defaultdict(list)
-    for image in _images(path):
-        stacks[image.orientation].append(image)
-    if not stacks:
-        raise RefusedRecord(path, "no MR image with a position and an orientation in the zip")
-    stack = max(stacks.values(), key=len)
+    images, left_out = dicom_images.read_zip(path)
+    if not images:
+        found = _listing(left_out) or "no file"
+        raise RefusedRecord(
+            path, f"no MR image with a position and an orientation in the zip; it holds {found}"
+        )
+    stack = max(_planes(images), key=len)
+    if len(stack) < len(images):
+        left_out["of other planes"] = len(images) - len(stack)
 
-    by_place = collections.defaultdict(list)
-    for image in stack:
-        by_place[image.position].append(image)
-    slices = {place: _last_series(images) for place, images in by_place.items()}
-    kinds = collections.Counter(_kind(images) for images in slices.values())
+    slices = {place: _last_series(group) for place, group in _places(stack).items()}
+    kinds = collections.Counter(_kind(group) for group in slices.values())
     kind = max(kinds, key=lambda kind: (kinds[kind], kind))
-    kept = {place: images for place, images in slices.items() if _kind(images) == kind}
+    kept = {place: _in_time(path, g) for place, g in slices.items() if _kind(g) == kind}
     flags = ()
+    if left_out:
+        flags += (f"files of the zip left out: {_listing(left_out)}",)
     if len(kept) < len(slices):
         flags += (f"slices left out: {len(slices) - len(kept)} of other size or number of frames",)
-    if len(kept) <= _FEW_SLICES:
-        flags += (f"few slices: {len(kept)}",)
+    flags += _geometry_flags(tuple(kept), kind)
 
-    places = sorted(kept)
-    pixels = np.stack([[image.pixels for image in _in_time(path, kept[place])] for place in places])
-    return Cine(pixels, tuple(places), stack[0].spacing, flags)
+    frames, shape, _ = kind
+    if len(kept) * frames * shape[0] * shape[1] > _MAX_PIXELS:
+        raise RefusedRecord(
+            path, f"{len(kept)} slices of {frames} frames of {shape}, more than a cine needs"
+        )
+    # float32 halves the memory of a stack and holds every 16-bit value exactly.
+    pixels = np.empty((len(kept), frames, *shape), np.float32)
+    for row, group in zip(pixels, kept.values(), strict=True):
+        for frame, image in zip(row, group, strict=True):
+            frame[:] = dicom_images.decode(path, image)
+    spacing = next(iter(kept.values()))[0].spacing
+    return Cine(pixels, tuple(kept), float(np.mean(spacing)), flags)
 
 
 _FEW_SLICES = 7  # the published code drops such volumes
-_MAX_MEMBER = 64 * 2**20  # bytes
-_MAX_TOTAL = 2 * 2**30  # bytes
+_SAME_PLANE = 0.01  # of a direction vector, about half a degree
+_SAME_PLACE = 0.5  # mm along the normal; slices lie several mm apart
+_MAX_PIXELS = 2**27  # of a stack: 512 MiB
+
+Kind = tuple[int, tuple[int, int], tuple[float, float]]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Image:
-    """One DICOM image: where it is, when it was, what it shows."""
-
-    orientation: tuple[float, ...]
-    position: float
-    spacing: float
-    series: tuple[int, str]
-    trigger: float | None
-    instance: int | None
-    pixels: Float32[np.ndarray, "H W"]
-
-
-def _images(path: str | os.PathLike) -> list[_Image]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-            total = sum(member.file_size for member in members)
-            if total > _MAX_TOTAL or any(member.file_size > _MAX_MEMBER for member in members):
-                raise RefusedRecord(
-                    path, f"{total / 2**20:.0f} MiB unpacked, more than a cine can need"
-                )
-            images = [_image(path, member.filename, archive.read(member)) for member in members]
-    except FileNotFoundError as error:
-        raise RefusedRecord(path, "the zip is absent") from error
-    # A damaged zip shows itself in any of these, encryption as RuntimeError.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise RefusedRecord(path, f"not a readable zip: {error}") from error
-    except OSError as error:
-        raise RefusedRecord(path, f"cannot be read: {error.strerror or error}") from error
-    return [image for image in images if image is not None]
+def _planes(images: Sequence[Image]) -> list[list[Image]]:
+    """The images by orientation."""
+    planes: list[list[Image]] = []
+    for image in images:
+        for plane in planes:
+            if np.abs(image.orientation - plane[0].orientation).max() < _SAME_PLANE:
+                plane.append(image)
+                break
+        else:
+            planes.append([image])
+    return planes
 
 
-def _image(path: str | os.PathLike, member: str, content: bytes) -> _Image | None:
-    """One image, or None for what is no grey image of the short axis (manifest, report)."""
-    # Some scanners write identifiers that break the standard; none of them is used here.
-    with pydicom.config.disable_value_validation():
-        try:
-            dataset = pydicom.dcmread(io.BytesIO(content))
-            if not _is_slice(dataset):
-                return None
-            orientation = np.array(dataset.ImageOrientationPatient, dtype=float)
-            normal = np.cross(orientation[:3], orientation[3:])
-            # float32 halves the memory of a stack and holds every 16-bit value exactly.
-            pixels = dataset.pixel_array * np.float32(dataset.get("RescaleSlope") or 1)
-            pixels += np.float32(dataset.get("RescaleIntercept") or 0)
-            trigger, instance = dataset.get("TriggerTime"), dataset.get("InstanceNumber")
-            return _Image(
-                orientation=tuple(np.round(orientation, 2) + 0.0),
-                position=round(float(normal @ np.array(dataset.ImagePositionPatient, float)), 1),
-                spacing=float(np.mean(np.array(dataset.PixelSpacing, dtype=float))),
-                series=(int(dataset.get("SeriesNumber") or 0), str(dataset.SeriesInstanceUID)),
-                trigger=None if trigger is None else float(trigger),
-                instance=None if instance is None else int(instance),
-                pixels=pixels,
-            )
-        except pydicom.errors.InvalidDicomError:
-            return None
-        except _DAMAGED as error:
-            raise RefusedRecord(path, f"{member} in the zip: {error}") from error
+def _places(stack: Sequence[Image]) -> dict[float, list[Image]]:
+    """The images of a stack by their position along its normal in mm, in ascending order."""
+    normal = np.cross(stack[0].orientation[:3], stack[0].orientation[3:])
+    along = np.array([normal @ image.position for image in stack])
+    order = np.argsort(along, kind="stable")
+    borders = np.flatnonzero(np.diff(along[order]) > _SAME_PLACE) + 1
+    return {
+        round(float(along[group].mean()), 1): [stack[index] for index in group]
+        for group in np.split(order, borders)
+    }
 
 
-# What pydicom raises for truncated, contradictory or compressed files that it cannot decode.
-_DAMAGED = (ValueError, TypeError, AttributeError, KeyError, EOFError, RuntimeError, struct.error)
-
-
-def _is_slice(dataset: pydicom.Dataset) -> bool:
-    """Whether a DICOM file is one grey image with a place in space and nothing drawn into it."""
-    needed = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "PixelData")
-    return (
-        all(dataset.get(name) is not None for name in needed)
-        and int(dataset.get("NumberOfFrames") or 1) == 1
-        and dataset.get("SamplesPerPixel", 1) == 1
-        and "InlineVF" not in str(dataset.get("SeriesDescription"))
-    )
-
-
-def _last_series(images: list[_Image]) -> list[_Image]:
+def _last_series(images: Sequence[Image]) -> list[Image]:
     """The images of the last of the series that have most frames at this place."""
     series = collections.defaultdict(list)
     for image in images:
@@ -149,20 +103,44 @@ def _last_series(images: list[_Image]) -> list[_Image]:
     return series[max(series, key=lambda key: (len(series[key]), key))]
 
 
-def _kind(images: list[_Image]) -> tuple[int, tuple[int, ...]]:
-    return len(images), images[0].pixels.shape
+def _kind(images: Sequence[Image]) -> Kind:
+    """What all slices of a stack share: number of frames, shape, size of a pixel in mm."""
+    rows, columns = images[0].spacing
+    return len(images), images[0].shape, (round(rows, 4), round(columns, 4))
 
 
-def _in_time(path: str | os.PathLike, images: list[_Image]) -> list[_Image]:
-    """Images of a slice by trigger time, or by instance number where times say nothing."""
-    for field in ("trigger", "instance"):
-        times = [getattr(image, field) for image in images]
-        if None not in times and len(set(times)) == len(times):
-            return [image for _, image in sorted(zip(times, images, strict=True), key=_first)]
+def _in_time(path: str | os.PathLike, images: list[Image]) -> list[Image]:
+    """Images of a slice by trigger time, or by their number where times say nothing."""
+    times = {image.trigger for image in images}
+    numbers = {image.number for image in images}
+    if None not in times and len(times) == len(images):
+        return sorted(images, key=lambda image: image.trigger)
+    if None not in times and len(times) > 1:
+        raise RefusedRecord(
+            path,
+            f"{len(images)} frames of a slice have {len(times)} different trigger times, "
+            "expected one each; does a series hold two acquisitions?",
+        )
+    if None not in numbers and len(numbers) == len(images):
+        return sorted(images, key=lambda image: image.number)
     raise RefusedRecord(
         path, "the frames of a slice have neither distinct trigger times nor instance numbers"
     )
 
 
-def _first(pair: tuple[float, _Image]) -> float:
-    return pair[0]
+def _geometry_flags(places: tuple[float, ...], kind: Kind) -> tuple[str, ...]:
+    flags = ()
+    if len(places) <= _FEW_SLICES:
+        flags += (f"few slices: {len(places)}",)
+    gaps = np.diff(places)
+    if len(gaps) and gaps.max() > 1.5 * np.median(gaps):
+        usual = float(np.median(gaps))
+        flags += (f"a slice is missing: a gap of {gaps.max():.1f} mm, {usual:.1f} mm elsewhere",)
+    rows, columns = kind[2]
+    if abs(rows - columns) > 0.01 * columns:
+        flags += (f"pixels are not square: {rows:.2f} x {columns:.2f} mm",)
+    return flags
+
+
+def _listing(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))

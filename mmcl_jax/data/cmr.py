@@ -137,4 +137,9 @@ def phases(area: Float[np.ndarray, "T"]) -> tuple[int, int, int]:
     ed, es = int(np.argmax(area)), int(np.argmin(area))
     if area[ed] == area[es]:
         raise ValueError("the left ventricle never changes: ED and ES cannot be told apart")
-    return es, (ed + (es - ed) % frames // 2) % frames, ed
+    return es, mid_frame(ed, es, frames), ed
+
+
+def mid_frame(ed: int, es: int, frames: int) -> int:
+    """The frame halfway from ED to ES in a cycle of `frames`, see `phases`."""
+    return (ed + (es - ed) % frames // 2) % frames

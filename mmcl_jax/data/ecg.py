@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float, Float32
 from scipy.signal import resample_poly
 
 from mmcl_jax.data.baseline import baseline
+from mmcl_jax.data.ecg_quality import check_quality
 from mmcl_jax.data.leads import GROUPS, LEADS, arrange, lead_name
 from mmcl_jax.data.subject import RefusedRecord
 
@@ -72,22 +73,44 @@ class Recording:
 
 
 def prepare(
-    path: str | os.PathLike, recording: Recording, settings: EcgSettings = DEFAULT
+    path: str | os.PathLike,
+    recording: Recording,
+    settings: EcgSettings = DEFAULT,
+    shortest: float | None = None,
 ) -> tuple[Float32[np.ndarray, "12 T"], tuple[str, ...]]:
-    """Preprocessed ECG of a file, and remarks on it.
+    """Preprocessed ECG of a file, and remarks on it: `standardise`, then `preprocess_and_pad`.
 
     Args:
         path: named in the refusal, not read.
-        recording: at least 10 s long.
+        recording: at least `shortest` seconds long.
+        shortest: 10 s unless given.
+
+    Raises:
+        RefusedRecord: see `standardise`.
+    """
+    signal, flags = standardise(path, recording, settings, shortest)
+    return preprocess_and_pad(signal, settings), flags
+
+
+def standardise(
+    path: str | os.PathLike,
+    recording: Recording,
+    settings: EcgSettings = DEFAULT,
+    shortest: float | None = None,
+) -> tuple[Float[np.ndarray, "12 t"], tuple[str, ...]]:
+    """The 12 leads in order, in mV, 10 s at 500 Hz, and remarks on them.
+
+    The signal is shorter where the recording is, which `shortest` has to allow.
 
     Raises:
         RefusedRecord: a lead or unit is missing, the recording is too short, more than 10 % of it
             is missing, or no lead shows anything.
     """
+    seconds = settings.samples / settings.rate
     try:
         signal = to_millivolt(recording.signal, recording.units, recording.names)
         signal, flags = arrange(signal, recording.names)
-        signal = first_seconds(signal, recording.rate, settings.samples / settings.rate)
+        signal = first_seconds(signal, recording.rate, seconds, shortest)
         signal, remarks = check_quality(signal)
     except ValueError as error:
         raise RefusedRecord(path, str(error)) from error
@@ -95,7 +118,24 @@ def prepare(
     if recording.rate != settings.rate:
         flags += (f"resampled from {recording.rate:g} Hz",)
         signal = resample(signal, recording.rate, settings.rate)[:, : settings.samples]
-    return preprocess(signal, settings), flags
+    # The clipping takes deflections from 0: a lead with an offset loses its signal.
+    if (share := (np.abs(signal) > settings.clip * signal.std()).mean()) > _CLIPPED:
+        flags += (f"clipped: {share:.0%} of the samples, some lead may have an offset",)
+    if signal.shape[1] < settings.samples:
+        flags += (f"padded: {signal.shape[1] / settings.rate:.1f} s of {seconds:g} s",)
+    return signal, flags
+
+
+def preprocess_and_pad(
+    signal: Float[np.ndarray, "12 t"], settings: EcgSettings = DEFAULT
+) -> Float32[np.ndarray, "12 T"]:
+    """`preprocess` for a signal that may be shorter: zeros, the mean of each group, follow it.
+
+    They have no part in the baseline, the mean and the variance.
+    """
+    absent = max(0, settings.samples - signal.shape[1])
+    present = dataclasses.replace(settings, samples=settings.samples - absent)
+    return np.pad(preprocess(signal, present), ((0, 0), (0, absent)))
 
 
 def preprocess(
@@ -139,51 +179,27 @@ def to_millivolt(
 
 
 def first_seconds(
-    signal: Float[np.ndarray, "L T"], rate: float, seconds: float
+    signal: Float[np.ndarray, "L T"], rate: float, seconds: float, shortest: float | None = None
 ) -> Float[np.ndarray, "L t"]:
-    """The first `seconds` of a recording. Raises ValueError when it is shorter."""
-    if not 0 < rate < math.inf:
-        raise ValueError(f"sampling rate is {rate} Hz, expected a positive number")
-    # The tolerance keeps 10 s at a rate such as 499.9999 Hz from asking for one sample more.
-    needed = math.ceil(seconds * rate - 1e-6 * rate)
-    found = signal.shape[1]
-    if found < needed:
-        raise ValueError(f"{found / rate:.2f} s long, expected at least {seconds:g} s")
-    return signal[:, :needed]
-
-
-def check_quality(
-    signal: Float[np.ndarray, "12 T"],
-) -> tuple[Float[np.ndarray, "12 T"], tuple[str, ...]]:
-    """Fills what is missing with 0 and describes what is odd.
-
-    Args:
-        signal: mV in the order of `LEADS`; NaN or infinite where nothing was recorded.
-
-    Returns:
-        The signal without NaN, and remarks on missing samples, flat and saturated leads.
+    """The first `seconds` of a recording, or all of one that is at least `shortest` seconds long.
 
     Raises:
-        ValueError: more than 10 % is missing, or every lead is flat.
+        ValueError: it is shorter, or the rate is none that an ECG has.
     """
-    missing = ~np.isfinite(signal)
-    share = missing.mean()
-    if share > _MAX_MISSING:
-        raise ValueError(f"{share:.1%} of the samples are missing, at most {_MAX_MISSING:.0%} may")
-    signal = np.where(missing, 0.0, signal)
-
-    flat = np.ptp(signal, axis=1) < _FLAT
-    if flat.all():
-        raise ValueError("every lead is flat")
-    flags = []
-    if missing.any():
-        flags.append(f"missing samples set to 0: {share:.2%}")
-    if flat.any():
-        flags.append(f"flat: {_join(flat)}")
-    saturated = ~flat & (_longest_at_extreme(signal) >= _SATURATED)
-    if saturated.any():
-        flags.append(f"saturated: {_join(saturated)}")
-    return signal, tuple(flags)
+    lowest, highest = _RATES
+    if not lowest <= rate <= highest:
+        raise ValueError(
+            f"sampling rate is {rate:g} Hz, expected {lowest:g} to {highest:g} Hz for an ECG"
+        )
+    # The tolerance keeps 10 s at a rate such as 499.9999 Hz from asking for one sample more.
+    length, least = (
+        math.ceil(time * rate - 1e-6 * rate) for time in (seconds, shortest or seconds)
+    )
+    if signal.shape[1] < least:
+        raise ValueError(
+            f"{signal.shape[1] / rate:.6g} s long, expected at least {shortest or seconds:g} s"
+        )
+    return signal[:, :length]
 
 
 def resample(
@@ -200,9 +216,8 @@ def resample(
 
 _MILLIVOLT = {"mv": 1.0, "millivolt": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "microvolt": 1e-3}
 _MILLIVOLT |= {"nv": 1e-6, "v": 1e3, "volt": 1e3}
-_MAX_MISSING = 0.10
-_FLAT = 1e-3  # mV peak to peak, below the resolution of any recorder
-_SATURATED = 25  # samples in a row at the largest or smallest value
+_CLIPPED = 0.10  # share of samples; the steep waves of an ECG are up to 0.03
+_RATES = (50.0, 100_000.0)  # Hz
 
 
 def _normalise_groups(
@@ -214,17 +229,3 @@ def _normalise_groups(
         scale = np.sqrt(group.var() + settings.variance_floor)
         normalised[start:stop] = (group - group.mean()) / scale
     return normalised
-
-
-def _longest_at_extreme(signal: Float[np.ndarray, "12 T"]) -> np.ndarray:
-    """Length of the longest run at a lead's own maximum or minimum, per lead."""
-    longest = np.zeros(len(signal), dtype=int)
-    for extreme in (signal.max(axis=1), signal.min(axis=1)):
-        for row, held in enumerate(signal == extreme[:, None]):
-            edges = np.flatnonzero(np.diff(np.concatenate(([0], held.astype(np.int8), [0]))))
-            longest[row] = max(longest[row], (edges[1::2] - edges[::2]).max())
-    return longest
-
-
-def _join(which: Bool[np.ndarray, "12"]) -> str:
-    return ", ".join(np.array(LEADS)[which])

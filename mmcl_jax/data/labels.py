@@ -8,8 +8,9 @@ length, although the paper prints mm.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-KINDS = ("binary", "regression")
+KINDS = ("binary", "multiclass", "regression")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +19,12 @@ class Label:
 
     Attributes:
         name: unique in a cohort, also the column name in every table and report.
-        kind: 'binary' (0 or 1) or 'regression' (a number in `unit`).
+        kind: 'binary' (0 or 1), 'multiclass' (number of one of `classes`, counted from 0) or
+            'regression' (a number in `unit`).
         group: labels of one group are reported together, e.g. 'LV' or 'disease'.
-        unit: unit of a regression label; '' for a binary one or a pure number.
+        unit: unit of a regression label; '' for any other or a pure number.
         description: one line for people who read a report.
+        classes: names of the classes of a multi-class label.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Label:
     group: str
     unit: str = ""
     description: str = ""
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.name:
@@ -37,14 +41,35 @@ class Label:
             raise ValueError(
                 f"label {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(KINDS)}"
             )
+        if self.kind != "multiclass" and self.classes:
+            raise ValueError(f"label {self.name!r} is {self.kind}, so it has no classes")
+        if self.kind == "multiclass" and (
+            len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)
+        ):
+            raise ValueError(
+                f"label {self.name!r}: classes are {', '.join(self.classes) or 'none'}, expected "
+                "at least two different ones"
+            )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the columns of a prediction: one, or for a multi-class label one per class."""
+        if self.kind != "multiclass":
+            return (self.name,)
+        return tuple(f"{self.name}: {name}" for name in self.classes)
 
 
-def to_json(labels: Iterable[Label]) -> list[dict[str, str]]:
+def to_json(labels: Iterable[Label]) -> list[dict[str, Any]]:
     """Labels as a list of plain dictionaries, ready for `json.dumps`."""
-    return [dataclasses.asdict(label) for label in labels]
+    records = []
+    for label in labels:
+        record = dataclasses.asdict(label)
+        classes = record.pop("classes")
+        records.append({**record, "classes": list(classes)} if classes else record)
+    return records
 
 
-def from_json(records: Sequence[Mapping[str, str]]) -> tuple[Label, ...]:
+def from_json(records: Sequence[Mapping[str, Any]]) -> tuple[Label, ...]:
     """Inverse of `to_json`.
 
     Raises:
@@ -60,7 +85,7 @@ def from_json(records: Sequence[Mapping[str, str]]) -> tuple[Label, ...]:
             )
         if missing := sorted({"name", "kind", "group"} - set(record)):
             raise ValueError(f"label {position}: fields {', '.join(missing)} are missing")
-        labels.append(Label(**record))
+        labels.append(Label(**{**record, "classes": tuple(record.get("classes", ()))}))
     names = [label.name for label in labels]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"labels with the same name: {', '.join(repeated)}; names must be unique")

@@ -15,14 +15,22 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 # Einthoven, Goldberger and Wilson leads: rows [start, stop) of a 12-lead array. Paper IV-A.
 GROUPS = ((0, 3), (3, 6), (6, 12))
 
+# Einthoven's law and the definition of the augmented leads, as factors of I and II.
+FROM_I_AND_II = {
+    "III": (-1.0, 1.0),
+    "aVR": (-0.5, -0.5),
+    "aVL": (1.0, -0.5),
+    "aVF": (-0.5, 1.0),
+}
+
 
 def lead_name(text: str) -> str | None:
     """The standard name of a lead in any usual spelling; None when it is no standard lead.
 
-    Known are 'AVR', 'avr', 'i', 'Lead II', 'ECG V1', 'MDC_ECG_LEAD_I', 'DIII' and 'C1' to 'C6'.
-    '-aVR' of the Cabrera order is another signal than aVR, so it is not recognised.
+    Known are 'AVR', 'avr', 'i', 'Lead II', 'ECG V1', 'MDC_ECG_LEAD_I', 'DIII', 'D3' and 'C1' to
+    'C6'. '-aVR' of the Cabrera order is another signal than aVR, so it is not recognised.
     """
-    name = re.sub(r"^(MDC_ECG_LEAD|ECG|LEAD)[\s_:]*", "", text.strip().upper())
+    name = re.sub(r"^(MDC_ECG_LEAD|ECG|EKG|LEAD)[\s_:]*", "", text.strip().upper())
     name = name.replace("_", "").replace(" ", "")
     return _SPELLINGS.get(name)
 
@@ -54,9 +62,9 @@ def arrange(
 
     derived = []
     if "I" in rows and "II" in rows:
-        derived = [name for name in _FROM_I_AND_II if name not in rows]
+        derived = [name for name in FROM_I_AND_II if name not in rows]
     for name in derived:
-        of_i, of_ii = _FROM_I_AND_II[name]
+        of_i, of_ii = FROM_I_AND_II[name]
         rows[name] = of_i * rows["I"] + of_ii * rows["II"]
 
     if missing := [name for name in LEADS if name not in rows]:
@@ -70,12 +78,5 @@ def arrange(
 
 _SPELLINGS = {name.upper(): name for name in LEADS}
 _SPELLINGS |= {f"D{name}": name for name in ("I", "II", "III")}
+_SPELLINGS |= {f"D{number}": name for number, name in enumerate(("I", "II", "III"), start=1)}
 _SPELLINGS |= {f"C{number}": f"V{number}" for number in range(1, 7)}
-
-# Einthoven's law and the definition of the augmented leads, as factors of I and II.
-_FROM_I_AND_II = {
-    "III": (-1.0, 1.0),
-    "aVR": (-0.5, -0.5),
-    "aVL": (1.0, -0.5),
-    "aVF": (-0.5, 1.0),
-}

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import itertools
@@ -12,12 +13,12 @@ import os
 import pathlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from mmcl_jax.data import records
 from mmcl_jax.data.subject import SPLITS, RefusedRecord, Source, Subject
@@ -31,7 +32,8 @@ class Loaded:
         file: file of the record, '' where its task names none.
         labels: values in the order of the source's labels, NaN where missing.
         ecg_digest: hash of the ECG samples, b'' without ECG: finds the same recording twice.
-        payload: the serialised record.
+        payload: the serialised record, b'' once it is written.
+        lead_statistics, split_assigned: see `Subject`.
     """
 
     record: str
@@ -44,6 +46,8 @@ class Loaded:
     flags: tuple[str, ...]
     ecg_digest: bytes
     payload: bytes
+    lead_statistics: Float32[np.ndarray, "12 4"] | None = None
+    split_assigned: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +66,17 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
-def load_in_order(source: Source, workers: int) -> Iterator[Loaded | Refused]:
-    """Yields every record of the source in the order of `source.tasks`.
+def load_in_order(
+    source: Source, workers: int, tasks: Iterable[Any] | None = None
+) -> Iterator[Loaded | Refused]:
+    """Yields the records of tasks in their order.
 
     A task that has a `record` or a `path` goes by them in the report.
 
     Args:
         source: picklable where `workers` > 0.
         workers: number of processes; 0 loads in this one. The result does not depend on it.
+        tasks: some of the source's tasks; None for all.
 
     Raises:
         ValueError: `workers` is negative, or a subject breaks the contract of `Subject`.
@@ -78,8 +85,9 @@ def load_in_order(source: Source, workers: int) -> Iterator[Loaded | Refused]:
     """
     if workers < 0:
         raise ValueError(f"workers is {workers}, expected 0 (load in this process) or more")
+    tasks = iter(source.tasks if tasks is None else tasks)
     if workers == 0:
-        yield from (_load(source, task) for task in source.tasks)
+        yield from (_load(source, task) for task in tasks)
         return
     with (
         _one_thread_per_process(),
@@ -87,10 +95,9 @@ def load_in_order(source: Source, workers: int) -> Iterator[Loaded | Refused]:
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=(source,),
+            initargs=(without_tasks(source),),
         ) as pool,
     ):
-        tasks = iter(source.tasks)
         # The window bounds the memory when one slow record holds up the finished ones behind it.
         window = collections.deque(
             pool.submit(_load_in_worker, task) for task in itertools.islice(tasks, 4 * workers)
@@ -108,19 +115,36 @@ def load_in_order(source: Source, workers: int) -> Iterator[Loaded | Refused]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def without_tasks(source: Source) -> Source:
+    """The source as other processes get it: the tasks of a large one fill their memory."""
+    source = copy.copy(source)
+    if "tasks" in vars(source):
+        vars(source)["tasks"] = ()
+    return source
+
+
+def printable(text: str) -> str:
+    """The text with what UTF-8 cannot hold written out: file names may be any bytes.
+
+    Python reads such a byte as a lone surrogate, which stops CSV, HTML and the terminal.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _load(source: Source, task: Any) -> Loaded | Refused:
     try:
         subject = source.load(task)
     except RefusedRecord as error:
         record = getattr(task, "record", None) or pathlib.PurePath(error.path).stem
-        return Refused(record, error.path, error.reason)
+        return Refused(printable(record), printable(error.path), printable(error.reason))
     except Exception as error:
         raise RuntimeError(
             f"source {source.name!r} failed at {task!r}: {type(error).__name__}: {error}"
         ) from error
     path = getattr(task, "path", task)
-    file = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
+    file = printable(os.fspath(path)) if isinstance(path, str | os.PathLike) else ""
     _check_contract(subject, source)
+    subject.record, subject.subject = printable(subject.record), printable(subject.subject)
     if reason := _reason_to_refuse(subject, source):
         return Refused(subject.record, file, reason)
     labels = np.array([subject.labels.get(label.name, np.nan) for label in source.labels])
@@ -136,9 +160,11 @@ def _load(source: Source, task: Any) -> Loaded | Refused:
         has_ecg=subject.ecg is not None,
         has_cmr=subject.cmr is not None,
         labels=labels,
-        flags=tuple(subject.flags),
+        flags=tuple(printable(flag) for flag in subject.flags),
         ecg_digest=digest,
         payload=records.encode(subject, labels),
+        lead_statistics=subject.lead_statistics,
+        split_assigned=subject.split_assigned,
     )
 
 
@@ -176,12 +202,15 @@ def _reason_to_refuse(subject: Subject, source: Source) -> str:
                 f"the heart box {tuple(map(int, subject.cmr_box))} (top, left, height, width) "
                 f"does not lie within {rows} x {columns} pixels"
             )
-    kinds = {label.name: label.kind for label in source.labels}
+    labels = {label.name: label for label in source.labels}
     for name, value in subject.labels.items():
         if not math.isfinite(value):
             return f"label {name} is {value}, expected a number; a missing label is left out"
-        if kinds[name] == "binary" and value not in (0, 1):
+        if labels[name].kind == "binary" and value not in (0, 1):
             return f"label {name} is {value:g}, expected 0 or 1"
+        if labels[name].kind == "multiclass" and value not in range(len(labels[name].classes)):
+            last = len(labels[name].classes) - 1
+            return f"label {name} is {value:g}, expected the number of a class, 0 to {last}"
     return ""
 
 

@@ -47,8 +47,8 @@ def select(
         target: label, labels or group; a row must know at least one of them.
         balanced: of the more frequent class, keep a random subset as large as the rarer class
             (the target is one binary label). It is drawn once: the same in every epoch.
-        fraction: share of the rows to keep, in (0, 1], of positives and negatives alike where the
-            target is one binary label. The subsets of one seed are nested: 1 % lies within 10 %.
+        fraction: share of the rows to keep, in (0, 1], of each class alike where the target is one
+            binary or multi-class label. The subsets of one seed are nested: 1 % lies within 10 %.
         seed: of both random choices.
 
     Raises:
@@ -80,6 +80,8 @@ def select(
     if binary:
         positive = values[rows, 0] == 1
         classes = [rows[positive], rows[~positive]]
+    elif len(targets) == 1 and targets[0].kind == "multiclass":
+        classes = [rows[values[rows, 0] == c] for c in range(len(targets[0].classes))]
     # One generator per class: the size of one class does not change the choice in the other.
     classes = [
         np.random.default_rng((seed, number)).permutation(members)

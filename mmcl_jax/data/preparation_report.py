@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from mmcl_jax.data.label_summary import words
 from mmcl_jax.data.labels import Label
 from mmcl_jax.data.loading import Refused
 
@@ -82,7 +83,7 @@ def _remarks(title: str, remarks: Sequence[str]) -> list[str]:
     for remark in remarks:
         kind, _, detail = remark.partition(": ")
         kinds.setdefault(kind, []).append(detail)
-    texts = []
+    texts: list[str] = []
     for kind, details in kinds.items():
         detail, count = collections.Counter(details).most_common(1)[0]
         separator = ": " if count == len(details) else ", e.g. "
@@ -98,7 +99,7 @@ def _label_lines(
         return ["the source has no labels"]
     rows = [("label", *values, "missing")]
     for column, label in enumerate(labels):
-        cells = [_cell(label, split[:, column]) for split in values.values()]
+        cells = [words(label, split[:, column]) for split in values.values()]
         everyone = np.concatenate([split[:, column] for split in values.values()])
         rows.append((label.name, *cells, f"{100 * np.isnan(everyone).mean():.1f} %"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -107,15 +108,6 @@ def _label_lines(
         padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join(["", name.ljust(widths[0]), *padded]))
     return lines
-
-
-def _cell(label: Label, values: Float[np.ndarray, "n"]) -> str:
-    known = values[~np.isnan(values)].astype(np.float64)
-    if not len(known):
-        return "-"
-    if label.kind == "binary":
-        return f"{100 * known.mean():.1f} %"
-    return f"{known.mean():.4g}, {known.std():.3g} {label.unit}".strip()
 
 
 def _write_rows(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

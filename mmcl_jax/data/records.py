@@ -13,7 +13,8 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import SupportsIndex
 
 import numpy as np
@@ -95,54 +96,51 @@ def stored_fields(fields: Sequence[str]) -> tuple[str, ...]:
 
 
 class ShardWriter:
-    """Writes the records of one split into files of at most `shard_size` records.
+    """Writes records into one file, which gets its name when it is complete."""
 
-    The number of files is part of their final names, so they carry provisional ones until `close`.
-    """
-
-    def __init__(self, folder: pathlib.Path, split: str, shard_size: int = 1000):
-        self._folder = folder
-        self._split = split
-        self._shard_size = shard_size
-        self._paths: list[pathlib.Path] = []
-        self._lengths: list[int] = []
-        self._writer = None
+    def __init__(self, file: pathlib.Path):
+        self._file = file
+        # Two machines may write the same block, when one of them is slow or taken for dead.
+        self._partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+        self._writer = array_record_module.ArrayRecordWriter(str(self._partial), _WRITER_OPTIONS)
+        self._length = 0
 
     def write(self, record: bytes) -> None:
-        if not self._lengths or self._lengths[-1] == self._shard_size:
-            self._finish_shard()
-            path = self._folder / f"{self._split}-{len(self._paths):05d}.part"
-            self._writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
-            self._paths.append(path)
-            self._lengths.append(0)
         self._writer.write(record)
-        self._lengths[-1] += 1
+        self._length += 1
 
-    def close(self) -> list[dict[str, str | int]]:
-        """Ends the last file, names the files. Returns 'file', 'records', 'bytes' of each.
+    def close(self) -> dict[str, str | int]:
+        """Ends the file. Returns its name 'file', 'records' and 'bytes'.
 
         Raises:
-            OSError: a file does not hold what was written to it, e.g. because the disk is full.
+            OSError: it does not hold what was written to it, e.g. because the disk is full.
         """
-        self._finish_shard()
-        shards = []
-        for position, (path, length) in enumerate(zip(self._paths, self._lengths, strict=True)):
-            name = f"{DATASET}-{self._split}.array_record-{position:05d}-of-{len(self._paths):05d}"
-            path = path.rename(self._folder / name)
-            shards.append({"file": name, "records": length, "bytes": path.stat().st_size})
-        return shards
-
-    def _finish_shard(self) -> None:
-        if self._writer is None:
-            return
         self._writer.close()
-        self._writer = None
-        path, written = self._paths[-1], self._lengths[-1]
-        reader = array_record_module.ArrayRecordReader(str(path))
+        reader = array_record_module.ArrayRecordReader(str(self._partial))
         found = reader.num_records()
         reader.close()
-        if found != written:
-            raise OSError(f"{path}: holds {found} records, {written} were written; disk full?")
+        if found != self._length:
+            raise OSError(
+                f"{self._partial}: holds {found} records, {self._length} were written; disk full?"
+            )
+        self._partial.replace(self._file)
+        size = self._file.stat().st_size
+        return {"file": self._file.name, "records": self._length, "bytes": size}
+
+
+def read_records(folder: pathlib.Path, shard: Mapping[str, str | int]) -> Iterator[bytes]:
+    """The serialised records of a file that `ShardWriter.close` described, in order."""
+    reader = array_record_module.ArrayRecordReader(os.fspath(folder / shard["file"]))
+    try:
+        for position in range(shard["records"]):
+            yield reader.read([position])[0]
+    finally:
+        reader.close()
+
+
+def shard_name(split: str, position: int, count: int) -> str:
+    """The name that TFDS looks for."""
+    return f"{DATASET}-{split}.array_record-{position:05d}-of-{count:05d}"
 
 
 class RecordSource:
@@ -195,7 +193,7 @@ def write_tfds_metadata(
 
     Args:
         folder: holds the named shards already.
-        shards: result of `ShardWriter.close` by split.
+        shards: 'file', 'records', 'bytes' of every file, by split.
         label_names: names of the label columns.
         description: text of the data set.
         complete: the modalities that every record has.

@@ -5,25 +5,28 @@ import os
 import pathlib
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
-_ABANDONED_AFTER = 600.0  # seconds without a change
+_ABANDONED_AFTER = 120.0  # seconds without a change
+_SIGN_OF_LIFE = 20.0  # seconds between two changes, at most
 
 
 @contextlib.contextmanager
 def staged_folder(
-    output: pathlib.Path, *, overwrite: bool = False, marker: str
+    output: pathlib.Path, *, overwrite: bool = False, marker: str, keep: str = ""
 ) -> Iterator[pathlib.Path]:
     """Yields `<output>.incomplete-<host>-<process>` and renames it to `output` at the end.
 
-    The folder is removed when the block raises. What a killed process left behind is removed by
-    the next one.
+    When the block raises, the folder is removed, unless it holds what is worth keeping. What a
+    process left behind, killed or not, is what the next one begins with.
 
     Args:
         output: final name; may exist as an empty folder.
         overwrite: replace a folder of this name, provided that it holds a file called `marker`.
         marker: name of a file that tells a folder of our kind from any other.
+        keep: pattern of files that are worth keeping, relative to the folder; '' for none.
 
     Raises:
         FileExistsError: `output` exists, or another process is writing it at this moment.
@@ -31,11 +34,11 @@ def staged_folder(
     output = pathlib.Path(os.path.abspath(output))
     _check_free(output, overwrite, marker)
     output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(output)
     folder = output.with_name(f"{output.name}.incomplete-{socket.gethostname()}-{os.getpid()}")
-    folder.mkdir()
+    _take_over(output, folder, keep)
     try:
-        yield folder
+        with _signs_of_life(folder):
+            yield folder
         _check_free(output, overwrite, marker)
         if output.exists():
             # Not among the abandoned ones: a kill before the next line must not cost both.
@@ -46,7 +49,8 @@ def staged_folder(
         else:
             folder.rename(output)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not _worth_keeping(folder, keep):
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
@@ -61,14 +65,50 @@ def _check_free(output: pathlib.Path, overwrite: bool, marker: str) -> None:
         raise FileExistsError(f"{output} exists; choose another output, or --overwrite to replace")
 
 
-def _remove_abandoned(output: pathlib.Path) -> None:
-    for folder in output.parent.glob(f"{_literal(output.name)}.incomplete-*"):
-        if _in_use(folder):
+def _take_over(output: pathlib.Path, folder: pathlib.Path, keep: str) -> None:
+    """Makes `folder`, from what another process has left where that is worth keeping."""
+    # First, so that of two processes that begin together at least one sees the other.
+    empty = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    for found in output.parent.glob(f"{_literal(output.name)}.incomplete-*"):
+        if found == folder:
+            continue
+        if _in_use(found):
+            if empty:
+                folder.rmdir()
             raise FileExistsError(
-                f"{folder} was changed less than {_ABANDONED_AFTER / 60:.0f} minutes ago: another "
+                f"{found} was changed less than {_ABANDONED_AFTER / 60:.0f} minutes ago: another "
                 f"process is writing {output}. Wait for it, or remove that folder"
             )
-        shutil.rmtree(folder, ignore_errors=True)
+        if empty and _worth_keeping(found, keep):
+            folder.rmdir()
+            found.rename(folder)
+            empty = False
+        else:
+            shutil.rmtree(found, ignore_errors=True)
+
+
+def _worth_keeping(folder: pathlib.Path, keep: str) -> bool:
+    return bool(keep) and any(folder.glob(keep))
+
+
+@contextlib.contextmanager
+def _signs_of_life(folder: pathlib.Path) -> Iterator[None]:
+    """Changes the time of the folder again and again, for processes of other hosts to see."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(_SIGN_OF_LIFE):
+            with contextlib.suppress(OSError):
+                os.utime(folder)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _in_use(folder: pathlib.Path) -> bool:

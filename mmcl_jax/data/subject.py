@@ -28,6 +28,10 @@ class Subject:
         labels: value by label name, in the label's own unit; a missing label is absent.
         flags: remarks on a record that is used all the same, as 'kind: detail'; the report counts
             them by kind.
+        lead_statistics: of the ECG in mV, see `lead_statistics.py`; only the report shows them.
+        split_assigned: the split comes from `assign_split`, not from the data set. Such a record
+            is refused when it holds the same ECG as one of another split; otherwise that is an
+            error of the data set.
     """
 
     record: str
@@ -38,6 +42,8 @@ class Subject:
     cmr_box: tuple[int, int, int, int] | None
     labels: dict[str, float]
     flags: tuple[str, ...] = ()
+    lead_statistics: Float[np.ndarray, "12 4"] | None = None
+    split_assigned: bool = False
 
 
 class RefusedRecord(Exception):
@@ -61,7 +67,8 @@ class Source(Protocol):
         labels: every label that a subject of this source may carry.
         settings: preprocessing settings as JSON; two cohorts fit together when these are equal.
         parameters: what else decides the records, such as a seed, as JSON.
-        tasks: one small picklable item per record.
+        tasks: one small picklable item per record; `load` gets all that it needs from its task,
+            because worker processes have a source without tasks.
     """
 
     name: str
@@ -80,6 +87,6 @@ def assign_split(subject: str, seed: int = 0) -> str:
 
     It depends on nothing but the name and the seed, so that it stays when the source grows.
     """
-    digest = hashlib.sha256(f"{seed}/{subject}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{subject}".encode(errors="surrogateescape")).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
     return "train" if position < 0.70 else "val" if position < 0.85 else "test"

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mmcl_jax.objectives.base import Batch
 from mmcl_jax.objectives.base import Objective as Base
@@ -85,7 +85,11 @@ class Objective(Base):
     def summarise(
         self, outputs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
-        """Mean `r` or `auroc` over the labels, without those that have one value only."""
+        """Mean `r` or `auroc` over the labels, without those that have one value only.
+
+        For `multiclass`, `auroc` is the mean over the classes that occur of one against the others,
+        and the metrics of the most probable class are there too.
+        """
         prediction, truth, known = (
             outputs["prediction"],
             labels["labels"],
@@ -100,10 +104,13 @@ class Objective(Base):
                 if np.sum(rows := known[:, k]) > 2 and np.ptp(truth[rows, k]) > 0
             ]
             return {"r": float(np.mean(values))} if values else {}
+        extra = {}
         if self.kind == "multiclass":
             rows = known[:, 0]
-            truth = truth[rows, :1] == np.arange(prediction.shape[1])[None, :]
-            prediction, known = prediction[rows], np.ones_like(truth)
+            truth, prediction = truth[rows, 0].astype(int), prediction[rows]
+            extra = _accuracies(truth, prediction)
+            truth = truth[:, None] == np.arange(prediction.shape[1])[None, :]
+            known = np.ones_like(truth)
         # Training needs no scikit-learn; it takes a second to import.
         from sklearn.metrics import roc_auc_score
 
@@ -112,7 +119,7 @@ class Objective(Base):
             for k in range(prediction.shape[1])
             if len(np.unique(truth[rows := known[:, k], k] > 0.5)) == 2
         ]
-        return {"auroc": float(np.mean(values))} if values else {}
+        return {"auroc": float(np.mean(values)), **extra} if values else extra
 
     def _logits(self, batch: Batch, train: bool) -> Float[Array, "B C"]:
         if self.kind not in KINDS:
@@ -125,6 +132,17 @@ class Objective(Base):
         encoder = self.ecg_encoder if self.cmr_encoder is None else self.cmr_encoder
         features = encoder(batch[modality], train=self.trains(f"{modality}_encoder", train))
         return self.head(features["features"]).astype(jnp.float32)
+
+
+def _accuracies(
+    truth: Int[np.ndarray, " N"], prediction: Float[np.ndarray, "N C"]
+) -> dict[str, float]:
+    """`accuracy`, and `balanced_accuracy` over the classes that occur; nothing without a record."""
+    if not len(truth):
+        return {}
+    right = truth == prediction.argmax(axis=1)
+    recalls = [right[truth == number].mean() for number in np.unique(truth)]
+    return {"accuracy": float(right.mean()), "balanced_accuracy": float(np.mean(recalls))}
 
 
 def _correlation(truth: Float[np.ndarray, " N"], prediction: Float[np.ndarray, " N"]) -> float:

@@ -104,6 +104,7 @@ def test_phases(ed, es, frames, mid):
     area = np.full(frames, 50.0)
     area[ed], area[es] = 90.0, 20.0
     assert cmr.phases(area) == (es, mid, ed)
+    assert cmr.mid_frame(ed, es, frames) == mid
 
 
 def test_phases_need_frames_and_motion():

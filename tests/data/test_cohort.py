@@ -224,7 +224,7 @@ def test_existing_output(tmp_path):
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 
-def test_a_killed_preparation_leaves_nothing_behind_for_long(tmp_path):
+def test_a_killed_preparation_of_another_source_is_replaced(tmp_path):
     script = f"""
 import sys, time
 sys.path[:0] = {[str(pathlib.Path(__file__).parents[1])]!r}
@@ -294,6 +294,27 @@ def test_settings(written):
         cohorts.check_settings(cohort, {"ecg": MIXED.settings["ecg"] | {"notch": 50}})
     with pytest.raises(cohorts.CohortError, match="ecg.clip: found 4.0, expected nothing"):
         cohorts.check_settings(cohort, {"ecg": {"groups": [[0, 3], [3, 6]]}})
+
+
+def test_edited_cohorts_are_refused(tmp_path):
+    cohorts.write(TinySource(), tmp_path / "c", workers=0, progress=False)
+    marker = tmp_path / "c" / "cohort.json"
+    content = json.loads(marker.read_text())
+    content["settings"]["ecg"]["clip"] = 3.0
+    marker.write_text(json.dumps(content))
+    with pytest.raises(cohorts.CohortError, match="do not have the hash .* they were edited"):
+        cohorts.open_cohort(tmp_path / "c")
+    content["settings"]["ecg"]["clip"] = 4.0
+    marker.write_text(json.dumps(content))
+
+    with np.load(tmp_path / "c" / "index.npz") as columns:
+        columns = dict(columns)
+    columns["test/subject"][2] = columns["train/subject"][5]
+    np.savez(tmp_path / "c" / "index.npz", **columns)
+    with pytest.raises(
+        cohorts.CohortError, match="1 subjects are in two splits, such as s005 in train and test"
+    ):
+        cohorts.open_cohort(tmp_path / "c")
 
 
 def test_targets(written):

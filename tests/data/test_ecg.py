@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmcl_jax.data import ecg, wfdb
-from mmcl_jax.data.leads import LEADS
+from mmcl_jax.data.leads import LEADS, arrange
 from mmcl_jax.data.subject import RefusedRecord
 
 
@@ -20,8 +20,15 @@ def artificial(seed):
     return wave + drift + 4 * beat * (1 + 0.1 * lead) + noise
 
 
+def person(seed):
+    """As `artificial`, with limb leads that agree, [12, 5000] mV."""
+    signal = artificial(seed)
+    signal[2:6] = arrange(signal[[0, 1, *range(6, 12)]], ("I", "II", *LEADS[6:]))[0][2:6]
+    return signal
+
+
 def recording(signal=None, *, rate=500.0, unit="mV", names=LEADS):
-    signal = artificial(0) if signal is None else signal
+    signal = person(0) if signal is None else signal
     return ecg.Recording(signal, tuple(names), (unit,) * len(signal), rate)
 
 
@@ -105,7 +112,7 @@ def test_units(unit, factor):
 def test_an_unknown_unit_is_refused_unless_it_is_no_ecg():
     with pytest.raises(RefusedRecord, match=r"some/path: lead I: unit is 'mmHg', expected mV"):
         ecg.prepare("some/path", recording(unit="mmHg"))
-    both = recording(np.vstack([artificial(0), np.ones((1, 5000))]), names=[*LEADS, "ABP"])
+    both = recording(np.vstack([person(0), np.ones((1, 5000))]), names=[*LEADS, "ABP"])
     both.units = ("mV",) * 12 + ("mmHg",)
     _, flags = ecg.prepare("x", both)
     assert flags == ()
@@ -125,8 +132,8 @@ def test_resampling_keeps_a_wave(rate):
 
 
 def test_prepare_takes_the_first_ten_seconds_and_says_that_it_resampled():
-    first = artificial(0)
-    longer = np.hstack([first, 3 + artificial(1)])
+    first = person(0)
+    longer = np.hstack([first, person(1)])
     found, flags = ecg.prepare("x", recording(longer))
     assert flags == ()
     np.testing.assert_array_equal(found, ecg.preprocess(first))
@@ -137,17 +144,39 @@ def test_prepare_takes_the_first_ten_seconds_and_says_that_it_resampled():
 
 def test_a_short_recording_is_refused():
     with pytest.raises(RefusedRecord, match=r"9\.98 s long, expected at least 10 s"):
-        ecg.prepare("x", recording(artificial(0)[:, :4990]))
+        ecg.prepare("x", recording(person(0)[:, :4990]))
 
 
-@pytest.mark.parametrize("rate", [0.0, -500.0, float("nan")])
+@pytest.mark.parametrize("rate", [0.0, -500.0, float("nan"), float("inf"), 1e-300, 30.0])
 def test_an_impossible_rate_is_refused(rate):
     with pytest.raises(RefusedRecord, match="sampling rate"):
         ecg.prepare("x", recording(rate=rate))
 
 
+@pytest.mark.parametrize("rate", [500.0, 400.0])
+def test_a_short_recording_is_padded_after_the_preprocessing_on_request(rate):
+    length = int(7 * rate)
+    found, flags = ecg.prepare("x", recording(person(0)[:, :length], rate=rate), shortest=7)
+    assert flags[-1] == "padded: 7.0 s of 10 s"
+    assert (found.shape, found.dtype) == ((12, 5000), np.float32)
+    assert not found[:, 3500:].any()
+    # What was recorded looks as it would in a world of 7 s: no step, no share of the zeros.
+    for start, stop in ((0, 3), (3, 6), (6, 12)):
+        assert abs(found[start:stop, :3500].astype(np.float64).var() - 1) < 1e-5
+    with pytest.raises(RefusedRecord, match="6 s long, expected at least 7 s"):
+        ecg.prepare("x", recording(person(0)[:, : int(6 * rate)], rate=rate), shortest=7)
+    whole, flags = ecg.prepare("x", recording(), shortest=7)
+    np.testing.assert_array_equal(whole, ecg.prepare("x", recording())[0])
+    assert flags == ()
+
+
+def test_a_rate_just_below_the_nominal_one_needs_no_further_sample():
+    _, flags = ecg.prepare("x", recording(rate=499.9999999))
+    assert flags == ("resampled from 500 Hz",)
+
+
 def test_missing_samples_are_flagged_or_refused():
-    signal = artificial(0)
+    signal = person(0)
     signal[2, :600] = np.nan  # 1 % of the record
     found, flags = ecg.prepare("x", recording(signal))
     assert flags == ("missing samples set to 0: 1.00%",)
@@ -158,7 +187,7 @@ def test_missing_samples_are_flagged_or_refused():
 
 
 def test_flat_leads_are_flagged_and_a_flat_record_is_refused():
-    signal = artificial(0)
+    signal = person(0)
     signal[7] = 0.3
     found, flags = ecg.prepare("x", recording(signal))
     assert flags == ("flat: V2",)
@@ -168,7 +197,47 @@ def test_flat_leads_are_flagged_and_a_flat_record_is_refused():
 
 
 def test_a_saturated_lead_is_flagged():
-    signal = artificial(0)
+    signal = person(0)
     signal[4] = np.clip(signal[4], -1.0, 0.5)
     _, flags = ecg.prepare("x", recording(signal))
     assert flags == ("saturated: aVL",)
+
+
+def test_spikes_of_implausible_amplitude_are_flagged_wherever_the_lead_rests():
+    signal = person(0)
+    signal[8] += 20.0  # an offset is no spike
+    assert ecg.prepare("x", recording(signal))[1] == ()
+    signal[8, 700:703] = 20.0 - 11.2
+    signal[10, 900] = 10.6
+    (flag,) = ecg.prepare("x", recording(signal))[1]
+    assert flag.startswith("amplitude: 11.")
+    assert flag.endswith("mV in V3, V5")
+
+
+def test_leads_that_are_copies_are_flagged_once():
+    signal = person(0)
+    signal[7] = signal[6]
+    signal[[10, 11]] = 0.0  # flat leads are flat, not copies
+    _, flags = ecg.prepare("x", recording(signal))
+    assert flags == ("flat: V5, V6", "copies of each other: V1 = V2")
+
+
+def test_limb_leads_that_contradict_each_other_are_flagged():
+    swapped = person(0)[[0, 1, 2, 5, 4, 3, *range(6, 12)]]  # aVR and aVF under each other's name
+    _, flags = ecg.prepare("x", recording(swapped))
+    assert flags == ("limb leads disagree: I and II do not give aVR, aVF",)
+    # Cables that were swapped on the body give leads that agree, and noise of a lead is no swap.
+    noisy = person(0)
+    noisy[3] += 0.02 * np.random.default_rng(5).standard_normal(5000)
+    assert ecg.prepare("x", recording(noisy))[1] == ()
+
+
+def test_a_flat_lead_ii_says_nothing_about_the_others():
+    signal = person(0)
+    signal[1] = 0.0
+    assert ecg.prepare("x", recording(signal))[1] == ("flat: II",)
+
+
+def test_an_offset_that_the_clipping_turns_into_the_signal_is_flagged():
+    _, flags = ecg.prepare("x", recording(person(0) + 20.0))
+    assert flags == ("clipped: 100% of the samples, some lead may have an offset",)

@@ -41,8 +41,28 @@ def test_json_round_trip():
     assert labels.from_json(json.loads(text)) == labels.PHENOTYPES + labels.DISEASES
 
 
+RHYTHM = labels.Label("rhythm", "multiclass", "rhythm", classes=("SR", "AF", "VT"))
+
+
+def test_multiclass_label():
+    assert RHYTHM.outputs == ("rhythm: SR", "rhythm: AF", "rhythm: VT")
+    assert labels.DISEASES[0].outputs == ("CAD",)
+    records = labels.to_json((RHYTHM, labels.DISEASES[0]))
+    assert records[0]["classes"] == ["SR", "AF", "VT"]
+    # Cohorts without multi-class labels are written as they always were.
+    assert set(records[1]) == {"name", "kind", "group", "unit", "description"}
+    assert labels.from_json(json.loads(json.dumps(records))) == (RHYTHM, labels.DISEASES[0])
+    for classes in ((), ("SR",), ("SR", "SR")):
+        with pytest.raises(ValueError, match="'rhythm': classes are .*at least two different"):
+            labels.Label("rhythm", "multiclass", "rhythm", classes=classes)
+    with pytest.raises(ValueError, match="'CAD' is binary, so it has no classes"):
+        labels.Label("CAD", "binary", "disease", classes=("no", "yes"))
+
+
 def test_unknown_kind_names_the_label():
-    with pytest.raises(ValueError, match="'grade': kind is 'ordinal'.*binary, regression"):
+    with pytest.raises(
+        ValueError, match="'grade': kind is 'ordinal'.*binary, multiclass, regression"
+    ):
         labels.Label("grade", "ordinal", "other")
 
 

@@ -3,20 +3,32 @@
 import numpy as np
 from tiny_source import TinySource
 
-from mmcl_jax.data.records import ShardWriter, decode, empty_arrays, encode, record_bytes
+from mmcl_jax.data.records import (
+    RecordSource,
+    ShardWriter,
+    decode,
+    empty_arrays,
+    encode,
+    read_records,
+    record_bytes,
+    shard_name,
+)
 
 
-def test_shards(tmp_path):
-    subject = TinySource().load(1)
-    payload = encode(subject, np.float32([np.nan]))
-    writer = ShardWriter(tmp_path, "val", shard_size=2)
-    for _ in range(5):
+def test_a_shard_appears_when_it_is_complete(tmp_path):
+    payloads = [encode(TinySource().load(n), np.float32([np.nan])) for n in range(5)]
+    writer = ShardWriter(tmp_path / shard_name("val", 0, 1))
+    for payload in payloads:
         writer.write(payload)
-    shards = writer.close()
-    assert [shard["records"] for shard in shards] == [2, 2, 1]
-    assert shards[2]["file"] == "cohort-val.array_record-00002-of-00003"
-    assert sorted(file.name for file in tmp_path.iterdir()) == [s["file"] for s in shards]
-    assert set(decode(payload)) == {"ecg", "cmr", "cmr_box"}
+    (partial,) = tmp_path.iterdir()
+    assert partial.name.endswith(".partial")
+    shard = writer.close()
+    (file,) = tmp_path.iterdir()
+    assert file.name == shard["file"] == "cohort-val.array_record-00000-of-00001"
+    assert (shard["records"], shard["bytes"]) == (5, file.stat().st_size)
+    assert list(read_records(tmp_path, shard)) == payloads
+    assert len(RecordSource(tmp_path, [shard])) == 5
+    assert set(decode(payloads[0])) == {"ecg", "cmr", "cmr_box"}
 
 
 def test_arrays_for_records_are_aligned():

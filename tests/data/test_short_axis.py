@@ -56,3 +56,20 @@ def test_a_cine_without_motion_is_refused():
         short_axis.prepare("a.zip", make_cine(np.repeat(phantom.cine(frames=5)[:1], 5, axis=0)))
     with pytest.raises(RefusedRecord, match="2 frames in a cycle"):
         short_axis.prepare("a.zip", make_cine(phantom.cine()[:2]))
+
+
+def test_frames_by_the_areas_of_a_segmentation():
+    cine = make_cine(phantom.cine())
+    volume = np.array([90.0, 99, 80, 70, 60, 50, 40, 60, 80, 85])
+    image, flags = short_axis.take_frames("a.zip", cine, volume, "volume of the label map")
+    np.testing.assert_array_equal(image, cmr.stack_frames(*cine.pixels[0, [6, 3, 1]]))
+    assert flags == (
+        "phases by volume of the label map: ES 6, mid 3, ED 1 of 10 frames counted from 0, "
+        "slice 1 of 1",
+    )
+
+
+@pytest.mark.parametrize("volume", [np.arange(9.0), np.full(10, np.nan), np.ones(10)])
+def test_unusable_areas_are_refused(volume):
+    with pytest.raises(RefusedRecord, match=r"expected 10 numbers|never changes"):
+        short_axis.take_frames("a.zip", make_cine(phantom.cine()), volume, "area")

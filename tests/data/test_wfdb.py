@@ -4,6 +4,9 @@ import pytest
 from mmcl_jax.data import wfdb
 from mmcl_jax.data.subject import RefusedRecord
 
+# Of the reference reader.
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")
+
 
 @pytest.fixture
 def digital():
@@ -134,10 +137,19 @@ def test_absent_files_are_refused(tmp_path, digital):
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("a.dat 16 ", "a.dat 212 ", "signal format 212 is not supported"),
+        ("a.dat 16 ", "a.dat 8 ", "signal format 8 is not supported"),
         ("a.dat 16 ", "a.dat 16x2 ", "several samples per frame"),
         ("a.dat 16 ", "a.dat 16:3 ", "a skew"),
         ("a.dat 16 ", "../a.dat 16 ", "not a file beside the header"),
+        ("a.dat 16 ", "/etc/passwd 16 ", "not a file beside the header"),
+        ("a.dat 16 ", ". 16 ", "not a file beside the header"),
+        ("a.dat 16 ", ".. 16 ", "not a file beside the header"),
+        ("a.dat 16 ", "~ 16 ", "not a file beside the header"),
+        ("a.dat 16 ", "a\0.dat 16 ", "not a file beside the header"),
+        ("1000.0(0)", f"1000.0({10**400})", "unreadable signal line"),
+        ("a.dat 16 ", f"a.dat 16+{10**30} ", "truncated"),
+        ("a 3 500 40", f"a 3 500 {10**30}", "truncated"),
+        ("a 3 500 40", "a 3 nan 40", "no signals, rate or samples"),
         ("1000.0(0)/mV", "fast", "unreadable signal line"),
         ("a 3 500 40", "a/4 3 500 40", "several segments"),
         ("a 3 500 40", "a 4 500 40", "3 signal lines, the first line says 4"),
@@ -158,24 +170,90 @@ def test_an_empty_header_is_refused(tmp_path):
         wfdb.read(tmp_path / "a.hea")
 
 
-def test_first_values_and_rows_of_real_records(recordings):
-    """Every header states the first integer of each signal; the sums were checked on reading."""
+def test_real_records_as_the_reference_reader_reads_them(recordings):
+    reference = pytest.importorskip("wfdb")
     headers = sorted((recordings / "cinc2021").glob("*.hea"))
     headers += sorted((recordings / "ptbxl").rglob("*.hea"))[::20]
     headers += sorted((recordings / "ptb").glob("*.hea"))
     assert len(headers) == 30 + 20 + 1
     for header in headers:
-        count, rate, samples = header.read_text().split()[1:4]
+        expected = reference.rdrecord(str(header.with_suffix("")))
         found = wfdb.read(header)
-        assert found.signal.shape == (int(count), int(samples))
-        assert found.rate == float(rate)
-        for line, row, name in zip(
-            header.read_text().splitlines()[1:], found.signal, found.names, strict=False
-        ):
-            scale, first, spelled = (line.split()[field] for field in (2, 5, 8))
-            gain = float(scale.split("(")[0].split("/")[0])
-            assert round(row[0] * gain) == int(first)
-            assert spelled == name
+        np.testing.assert_allclose(found.signal, expected.p_signal.T, rtol=0, atol=1e-12)
+        assert found.names == tuple(expected.sig_name)
+        assert found.units == tuple(expected.units)
+        assert found.rate == expected.fs
+
+
+@pytest.mark.parametrize("name", ["16", "24", "32", "61", "80", "160", "212"])
+@pytest.mark.parametrize("samples", [40, 41])
+def test_formats_as_the_reference_reader_reads_them(tmp_path, name, samples):
+    reference = pytest.importorskip("wfdb")
+    bits = {"212": 12}.get(name) or {"80": 8, "24": 24, "32": 32}.get(name, 16)
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1)
+    digital = np.random.default_rng(1).integers(low + 1, high, (samples, 3))
+    digital[7, 1] = low  # nothing recorded
+    if name in ("61", "160"):  # the reference does not write these
+        content = digital.astype(">i2") if name == "61" else (digital + 2**15).astype("<u2")
+        (tmp_path / "a.dat").write_bytes(content.tobytes())
+        sums = digital.sum(axis=0) % 65536
+        lines = [f"a.dat {name} 100(-3)/uV {bits} 0 0 {total} 0 I" for total in sums]
+        (tmp_path / "a.hea").write_text("\n".join([f"a 3 500 {samples}", *lines]) + "\n")
+    else:
+        reference.wrsamp(
+            "a",
+            fs=500,
+            units=["uV"] * 3,
+            sig_name=["I", "II", "V1"],
+            d_signal=digital,
+            fmt=[name] * 3,
+            adc_gain=[100.0] * 3,
+            baseline=[-3] * 3,
+            write_dir=str(tmp_path),
+        )
+    found = wfdb.read(tmp_path / "a")
+    expected = reference.rdrecord(str(tmp_path / "a"))
+    np.testing.assert_allclose(found.signal, expected.p_signal.T, rtol=1e-12)
+    assert np.argwhere(np.isnan(found.signal)).tolist() == [[1, 7]]
+    (tmp_path / "a.dat").write_bytes((tmp_path / "a.dat").read_bytes()[:-1])
+    with pytest.raises(RefusedRecord, match="truncated"):
+        wfdb.read(tmp_path / "a")
+
+
+def test_formats_may_not_be_mixed_in_a_file_and_the_length_may_come_from_the_file(
+    tmp_path, digital
+):
+    header = write(tmp_path, digital)
+    edit(header, "a 3 500 40", "a 3 500")
+    assert wfdb.read(header).signal.shape == (3, 40)
+    header.write_text(header.read_text().replace("a.dat 16 ", "a.dat 61 ", 1))
+    with pytest.raises(RefusedRecord, match="formats 16, 61 in one file"):
+        wfdb.read(header)
+
+
+def test_only_the_seconds_asked_for_are_returned_but_all_is_checked(tmp_path, digital):
+    header = write(tmp_path, digital)
+    np.testing.assert_allclose(wfdb.read(header, seconds=0.02).signal, digital[:, :10] / 1000)
+    assert wfdb.read(header, seconds=10).signal.shape == (3, 40)
+    content = bytearray((tmp_path / "a.dat").read_bytes())
+    content[-2] ^= 1
+    (tmp_path / "a.dat").write_bytes(content)
+    with pytest.raises(RefusedRecord, match="checksum of signal chest lead 1"):
+        wfdb.read(header, seconds=0.02)
+
+
+def test_headers_in_latin_1_and_with_any_bytes(tmp_path, digital):
+    header = write(tmp_path, digital, scale="1000.0(0)/\N{MICRO SIGN}V")
+    header.write_bytes(header.read_text().encode("latin-1") + b"# \xff\xfe caf\xe9\n")
+    assert wfdb.read(header).units == ("\N{MICRO SIGN}V",) * 3
+    rng = np.random.default_rng(0)
+    for length in (1, 50, 5000):
+        header.write_bytes(rng.bytes(length))
+        with pytest.raises(RefusedRecord):
+            wfdb.read(header)
+    header.write_bytes(b"a" * (2**20 + 1))
+    with pytest.raises(RefusedRecord, match="no header"):
+        wfdb.read(header)
 
 
 def test_real_record_of_two_files_and_1000_hz(recordings):

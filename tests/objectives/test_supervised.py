@@ -1,8 +1,10 @@
+import warnings
+
 import jax
 import numpy as np
 import pytest
 import tiny
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
 from mmcl_jax.objectives import supervised
 
@@ -75,6 +77,41 @@ def test_multiclass_auroc_is_one_versus_rest():
     scores = generator.dirichlet(np.ones(3), 60)
     expected = roc_auc_score(classes[:, 0], scores, multi_class="ovr")
     assert summarise("multiclass", scores, classes)["auroc"] == pytest.approx(expected)
+
+
+def test_multiclass_accuracies_equal_scikit_learn():
+    generator = np.random.default_rng(2)
+    classes = generator.integers(0, 3, (60, 1)).astype(np.float32)
+    scores = generator.dirichlet(np.ones(4), 60)  # class 3 does not occur
+    known = (np.arange(60) < 50).astype(np.float32)[:, None]
+    found = summarise("multiclass", scores, classes, known)
+    truth, predicted = classes[:50, 0], scores[:50].argmax(axis=1)
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a predicted class that does not occur
+        expected = balanced_accuracy_score(truth, predicted)
+    assert found["balanced_accuracy"] == pytest.approx(expected)
+    assert set(found) == {"auroc", "accuracy", "balanced_accuracy"}
+    assert summarise("multiclass", scores, classes, np.zeros_like(known)) == {}
+
+
+def test_multiclass_loss_and_probabilities():
+    objective, views = tiny.objective("supervised", kind="multiclass", outputs=3)
+    rows = tiny.batch(4)
+    rows["labels"] = np.array([[0], [2], [1], [0]], np.float32)
+    rows["label_valid"] = np.array([[1], [1], [1], [0]], np.float32)
+    batch = tiny.clean(views, rows)
+
+    @jax.jit
+    def both(key):
+        variables = objective.init(key, batch, train=False)
+        loss, _ = objective.apply(variables, batch, train=False)
+        return loss, objective.apply(variables, batch, method="predict")["prediction"]
+
+    loss, probability = map(np.asarray, both(jax.random.key(0)))
+    assert probability.shape == (4, 3)
+    np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
+    assert loss == pytest.approx(-np.log(probability[[0, 1, 2], [0, 2, 1]]).mean(), rel=1e-5)
 
 
 def test_r_is_the_mean_over_labels():

@@ -7,17 +7,15 @@ is a diagnostic one of that class; a record without a diagnostic statement is ne
 
 import argparse
 import ast
-import collections
-import csv
 import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcl_jax.data import wfdb
+from mmcl_jax.data.csv_table import CsvTable, file_below, integer, number
 from mmcl_jax.data.ecg import DEFAULT, EcgSettings
-from mmcl_jax.data.ecg_task import EcgTask
+from mmcl_jax.data.ecg_task import EcgTask, read_wfdb, torn_subjects
 from mmcl_jax.data.labels import DEMOGRAPHICS, Label
 from mmcl_jax.data.subject import Subject
 
@@ -61,7 +59,7 @@ class PtbXl:
 
     Raises:
         FileNotFoundError: one of the two tables is absent.
-        ValueError: a column or value is unusable, or a patient is in two splits.
+        ValueError: a column is missing, or a patient is in two splits.
     """
 
     name = "ptbxl"
@@ -81,19 +79,22 @@ class PtbXl:
         split_of_fold = {fold: split for split, numbers in folds.items() for fold in numbers}
         table = folder / "ptbxl_database.csv"
         tasks = []
-        for row in _rows(table, _COLUMNS):
+        for line, row, problem in CsvTable(table, _COLUMNS):
             try:
-                split = split_of_fold.get(int(float(row["strat_fold"])))
+                if problem:
+                    raise ValueError(problem)
+                split = split_of_fold.get(integer(row, "strat_fold"))
                 if split is not None:
                     tasks.append(_task(folder, row, split, classes))
-            except (ValueError, SyntaxError) as error:
-                raise ValueError(f"{table}: ecg_id {row['ecg_id']}: {error}") from error
+            except ValueError as error:
+                path, reason = folder / row["filename_hr"], f"{table.name}, line {line}: {error}"
+                tasks.append(EcgTask(row["ecg_id"], "", "", path, refusal=reason))
         _check_patients(table, tasks)
         self.tasks = tuple(tasks)
 
     def load(self, task: EcgTask) -> Subject:
         """Reads and preprocesses one record. Raises RefusedRecord when it cannot be used."""
-        return task.subject_with(wfdb.read(task.path), self.ecg_settings)
+        return task.subject_with(read_wfdb(task, self.ecg_settings), self.ecg_settings)
 
 
 _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "height", "weight", "scp_codes", "strat_fold")
@@ -102,38 +103,25 @@ _COLUMNS += ("filename_hr",)
 _AGE_WITHHELD = 300
 
 
-def _rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is absent; the input must be the folder that holds PTB-XL's tables"
-        )
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"{path}: columns {', '.join(missing)} are missing")
-        return list(reader)
-
-
 def _diagnostic_classes(path: pathlib.Path) -> dict[str, str]:
     """Superclass of every SCP code that is a diagnostic statement."""
     # The column of the codes has no name in the published file.
-    rows = _rows(path, ("", "diagnostic", "diagnostic_class"))
+    table = CsvTable(path, ("", "diagnostic", "diagnostic_class"))
     return {
-        row[""]: row["diagnostic_class"] for row in rows if float(row["diagnostic"] or 0) == 1.0
+        cells[""]: cells["diagnostic_class"]
+        for _, cells, _ in table
+        if number(cells, "diagnostic") == 1.0
     }
 
 
 def _task(
     folder: pathlib.Path, row: Mapping[str, str], split: str, classes: Mapping[str, str]
 ) -> EcgTask:
-    codes = ast.literal_eval(row["scp_codes"])
-    if not isinstance(codes, dict):
-        raise ValueError(f"scp_codes is {row['scp_codes']!r}, expected a dictionary")
-    present = {classes[code] for code in codes if code in classes}
+    present = {classes[code] for code in _codes(row["scp_codes"]) if code in classes}
     labels = {label.name: float(label.name in present) for label in SUPERCLASSES}
     flags = ()
 
-    values = {label.name: _number(row, label.name) for label in DEMOGRAPHICS}
+    values = {label.name: number(row, label.name) for label in DEMOGRAPHICS}
     if values["age"] == _AGE_WITHHELD:
         values["age"] = math.nan
         flags = ("age above 89, withheld by the data set",)
@@ -142,30 +130,27 @@ def _task(
     labels |= {name: value for name, value in values.items() if not math.isnan(value)}
 
     return EcgTask(
-        record=f"{int(row['ecg_id']):05d}",
-        subject=str(int(float(row["patient_id"]))),
+        record=f"{integer(row, 'ecg_id'):05d}",
+        subject=str(integer(row, "patient_id")),
         split=split,
-        path=folder / row["filename_hr"],
+        path=folder / file_below(row, "filename_hr"),
         labels=labels,
         flags=flags,
     )
 
 
-def _number(row: Mapping[str, str], column: str) -> float:
-    """The value of a cell, NaN when it is empty."""
-    if not row[column].strip():
-        return math.nan
+def _codes(text: str) -> dict[str, float]:
     try:
-        return float(row[column])
-    except ValueError as error:
-        raise ValueError(f"{column} is {row[column]!r}, expected a number") from error
+        codes = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        codes = None
+    if not isinstance(codes, dict):
+        raise ValueError(f"scp_codes is {text[:80]!r}, expected a dictionary")
+    return codes
 
 
 def _check_patients(table: pathlib.Path, tasks: Sequence[EcgTask]) -> None:
-    splits = collections.defaultdict(set)
-    for task in tasks:
-        splits[task.subject].add(task.split)
-    if torn := sorted(subject for subject, found in splits.items() if len(found) > 1):
+    if torn := torn_subjects(tasks):
         shown = ", ".join(torn[:10]) + (", ..." if len(torn) > 10 else "")
         raise ValueError(
             f"{table}: {len(torn)} patients are in more than one split (patient_id {shown}); "

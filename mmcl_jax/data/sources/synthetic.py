@@ -24,6 +24,7 @@ from mmcl_jax.data import synthetic_ecg as recording
 from mmcl_jax.data import synthetic_electrophysiology as electrophysiologies
 from mmcl_jax.data import synthetic_risk as risk
 from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
+from mmcl_jax.data.lead_statistics import lead_statistics
 from mmcl_jax.data.subject import Subject
 
 EXAMPLE = "--subjects 2000 --output cohorts/synthetic"
@@ -177,6 +178,7 @@ class Synthetic:
             cmr=cmr.stack_frames(*pictures.frames) if imaged else None,
             cmr_box=cmr.box_around_mask(pictures.heart[-1]) if imaged else None,
             labels=labels,
+            lead_statistics=lead_statistics(simulation.ecg),
         )
 
     def split(self, index: int) -> str:

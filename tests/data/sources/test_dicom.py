@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmcl_jax.data import cmr, ecg
-from mmcl_jax.data.labels import Label
+from mmcl_jax.data.subject import RefusedRecord
 
 pytest.importorskip("pydicom")
 dicom = pytest.importorskip("mmcl_jax.data.sources.dicom")
@@ -40,7 +40,7 @@ def test_absent_inputs(tmp_path):
         dicom.DicomZips(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="holds no .zip"):
         dicom.DicomZips(tmp_path)
-    with pytest.raises(FileNotFoundError, match="expected a table of pairs"):
+    with pytest.raises(FileNotFoundError, match="expected a CSV file with the columns subject"):
         dicom.DicomZips(tmp_path, tmp_path / "pairs.csv")
 
 
@@ -73,12 +73,24 @@ def test_a_table_pairs_labels_and_splits(tmp_path):
 
 def test_own_labels_can_be_declared(tmp_path):
     pairs = table(tmp_path, "subject,cmr,ecg,NTproBNP\np1,a.zip,,125\n")
-    with pytest.raises(ValueError, match="columns NTproBNP are no known labels"):
+    with pytest.raises(ValueError, match="column 'NTproBNP' is no known label; remove it, or dec"):
         dicom.DicomZips(tmp_path, pairs)
-    own = Label("NTproBNP", "regression", "blood", "ng/L")
-    source = dicom.DicomZips(tmp_path, pairs, labels=(own,))
-    assert source.labels == (own,)
+    pairs = table(tmp_path, "subject,cmr,ecg,NTproBNP:regression:ng/L\np1,a.zip,,125\n")
+    source = dicom.DicomZips(tmp_path, pairs)
+    assert [(label.name, label.kind, label.unit) for label in source.labels] == [
+        ("NTproBNP", "regression", "ng/L")
+    ]
     assert source.tasks[0].labels == {"NTproBNP": 125.0}
+
+
+def test_zips_without_a_row_are_refused(tmp_path):
+    for name in ("a.zip", "b.ZIP"):
+        (tmp_path / name).touch()
+    # A row that cannot be used is a row all the same.
+    source = dicom.DicomZips(tmp_path, table(tmp_path, "subject,cmr,ecg,LVEF\np1,a.zip,,x\n"))
+    assert [task.record for task in source.tasks] == ["p1+a", "b"]
+    with pytest.raises(RefusedRecord, match=r"b\.ZIP: pairs\.csv has no row with this zip"):
+        source.load(source.tasks[1])
 
 
 def test_splits_follow_the_seed(tmp_path):
@@ -93,20 +105,35 @@ def test_splits_follow_the_seed(tmp_path):
     ("text", "reason"),
     [
         ("subject,cmr\np1,a.zip\n", "columns ecg are missing"),
-        ("subject,cmr,ecg\np1,,\n", "line 2: a row needs a subject"),
-        ("subject,cmr,ecg,split\np1,a.zip,,dev\n", "line 2: split is 'dev', expected one of"),
-        ("subject,cmr,ecg,LVEF\np1,a.zip,,low\n", "line 2: could not convert"),
-        ("subject,cmr,ecg,LVEF\np1,a.zip,,nan\n", "line 2: LVEF is 'nan'"),
-        ("subject,cmr,ecg\np1,a.zip,\np1,a.zip,\n", "line 3: record p1[+]a occurs twice"),
+        ("subject,cmr,ecg,cmr\np1,a.zip,,\n", "columns cmr occur more than once"),
         (
             "subject,cmr,ecg,split\np1,a.zip,,train\np1,b.zip,,test\n",
-            "line 3: subject p1 is in test and in train",
+            r"1 subjects are in more than one split \(p1\)",
         ),
     ],
 )
 def test_unusable_tables(tmp_path, text, reason):
     with pytest.raises(ValueError, match=reason):
         dicom.DicomZips(tmp_path, table(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("subject,cmr,ecg\np1,,\n", "line 2: a row needs a subject"),
+        ("subject,cmr,ecg\n,a.zip,\n", "line 2: a row needs a subject"),
+        ("subject,cmr,ecg\np1,a.zip\n", "line 2: 2 cells, the header line has 3"),
+        ("subject,cmr,ecg\np1,../a.zip,\n", r"line 2: cmr is '\.\./a\.zip', expected the path"),
+        ("subject,cmr,ecg\np1,,/etc/x\n", "line 2: ecg is '/etc/x', expected the path"),
+        ("subject,cmr,ecg,split\np1,a.zip,,dev\n", "line 2: split is 'dev', expected one of"),
+        ("subject,cmr,ecg,LVEF\np1,a.zip,,low\n", "line 2: LVEF is 'low', expected a number"),
+        ("subject,cmr,ecg,CAD\np1,a.zip,,2\n", "line 2: CAD is '2', expected 0 or 1"),
+    ],
+)
+def test_unusable_rows_are_refused(tmp_path, text, reason):
+    source = dicom.DicomZips(tmp_path, table(tmp_path, text))
+    with pytest.raises(RefusedRecord, match=reason):
+        source.load(source.tasks[0])
 
 
 @pytest.mark.parametrize("name", sorted(EXPERT))

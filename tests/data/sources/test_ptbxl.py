@@ -72,15 +72,38 @@ def test_a_patient_in_two_splits_is_an_error(tmp_path):
 def test_errors_name_table_and_field(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"scp_statements\.csv is absent"):
         PtbXl(tmp_path)
-    write_tables(tmp_path, [row(1, 1, "{}", 1, age="old")])
-    with pytest.raises(ValueError, match=r"ptbxl_database\.csv: ecg_id 1: age is 'old'"):
-        PtbXl(tmp_path)
-    write_tables(tmp_path, [row(1, 1, "[1]", 1)])
-    with pytest.raises(ValueError, match="ecg_id 1: scp_codes"):
-        PtbXl(tmp_path)
+    write_tables(tmp_path, [])
     (tmp_path / "ptbxl_database.csv").write_text("ecg_id,age\n1,5\n")
     with pytest.raises(ValueError, match="columns patient_id, sex, height"):
         PtbXl(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (row(2, 1, "{}", 1, age="old"), "age is 'old', expected a number"),
+        (row(2, 1, "[1]", 1), r"scp_codes is '\[1\]', expected a dictionary"),
+        (row(2, 1, "{[]: 1}", 1), "scp_codes is"),
+        (row(2, 1, "(" * 5000, 1), "scp_codes is"),
+        (row(2, "", "{}", 1), "patient_id is '', expected an integer"),
+        (row(2, 1, "{}", "NORM"), "strat_fold is 'NORM', expected an integer"),
+        ("2,1,56", "3 cells, the header line has 10"),
+        (row(2, 1, "{}", 1).replace("records500", "../.."), r".*expected the path of a file below"),
+    ],
+)
+def test_a_row_that_cannot_be_used_refuses_its_record_alone(tmp_path, changed, reason):
+    source = PtbXl(write_tables(tmp_path, [row(1, 1, "{}", 1), changed]))
+    first, second = source.tasks
+    assert (first.record, first.refusal) == ("00001", "")
+    with pytest.raises(RefusedRecord, match=rf"ptbxl_database\.csv, line 3: {reason}"):
+        source.load(second)
+
+
+def test_tables_that_are_not_utf_8_are_read(tmp_path):
+    write_tables(tmp_path, [row(1, 1, "{}", 1)])
+    table = tmp_path / "ptbxl_database.csv"
+    table.write_bytes(table.read_bytes().replace(b",x,", b",M\xfcller,"))
+    assert len(PtbXl(tmp_path).tasks) == 1
 
 
 def test_a_listed_record_without_files_is_refused(tmp_path):
