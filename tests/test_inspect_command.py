@@ -2,6 +2,7 @@
 
 import json
 
+import made_cardiosoft
 import numpy as np
 import pytest
 import tiny_source
@@ -88,6 +89,18 @@ def test_a_record_that_would_be_refused(tmp_path, capsys, signal):
     assert found["leads"][0]["statistics_in"] == "mmHg"
     assert "in mmHg" in text
     assert "unit is 'mmHg'" in found["reason"]
+
+
+def test_a_cardiosoft_file(tmp_path, capsys):
+    pytest.importorskip("defusedxml")
+    counts = np.random.default_rng(0).integers(-100, 100, (12, 5000))
+    (tmp_path / "ecg.xml").write_bytes(made_cardiosoft.xml(counts))
+    found, text = inspect(capsys, tmp_path / "ecg.xml")
+    assert (found["rate"], found["samples"]) == (500, 5000)
+    assert found["leads"][7]["unit"] == "uV"
+    # 5 uV per step, shown in mV.
+    assert found["leads"][7]["sd"] == pytest.approx(0.005 * counts[7].std(), rel=1e-4)
+    assert "usable: yes" in text
 
 
 def test_arrays(tmp_path, capsys, signal):
