@@ -3,7 +3,13 @@
     python -m mmcl_jax.main --config=configs/mmcl.py --workdir=runs/mmcl \
         --config.data.path=COHORT
 
-Without `data.path` the cohort is the synthetic one. Arguments, combined with a comma:
+Without `data.path` the cohort is the synthetic one. `init` of a stage names where its towers come
+from: an earlier stage, RUN:STAGE, or a folder that `python -m mmcl_jax.port` made of a PyTorch
+file (docs/weights.md):
+
+    --stages=finetune,evaluate,report --config.stages.finetune.init.ecg_encoder=FOLDER
+
+Arguments, combined with a comma:
 
     mmcl.py:demo       every stage on a small synthetic cohort with small models, on two CPU cores
     mmcl.py:reference  the settings behind the published weights, where they differ from the paper
@@ -71,6 +77,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             "mask_ratio": 0.8, "rounding": "nearest", "ncc_weight": 0.0, "norm_patches": False,
         },
         towers={"ecg_encoder": {"pool": "none"}, "decoder": {}},
+        # Empty: fresh. A folder of `mmcl_jax.port`, such as of a published encoder, can be given.
+        init={"ecg_encoder": "", "decoder": ""},
         frozen_parameters=("/pos_embed$",),
         ecg_view=ecg_view,
         batch_size=128,
@@ -91,6 +99,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         towers={
             "cmr_encoder": {"rematerialise": True}, "cmr_projector": {"hidden": 2048, "out": 256},
         },
+        init={"cmr_encoder": ""},
         fields=("cmr",),
         views=2,
         cmr_view=dict(cmr_view, crop_heart=False),
@@ -137,6 +146,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         towers={"ecg_encoder": {"pool": "attention", "drop_path": 0.2}, "head": {}},
         init={"ecg_encoder": "mmcl"},
         new=("ecg_encoder/attention_pool",),
+        # Encoders of other runs and of published files may have it.
+        unused=("ecg_encoder/norm/",),
         targets=("CAD", "AF", "DM", *PHENOTYPES),
         seeds=(0, 101, 202, 303, 404),
         ecg_view=dict(ecg_view, surrogate_magnitude=0.075, noise_sigma=0.2),

@@ -19,3 +19,27 @@ Batch schema, shared by the pipeline, the augmentation and every objective:
 """
 
 __version__ = "0.1.0"
+
+
+def load(run_dir, stage=""):
+    """A trained run, ready for ECGs.
+
+        model = mmcl_jax.load("runs/mmcl")
+        model.embed(ecg)      # [N, D] float32
+        model.predict(ecg)    # {"CAD_probability": [N], "LVEDV_mL": [N], ...} float64
+
+    `ecg` is a float array [N, 12, T] or [12, T] as measured, in mV, leads I II III aVR aVL aVF
+    V1-V6, 500 samples per second (`rate=`), 10 s or more; or the path of a file. It is preprocessed
+    as the training records of the run were. See `mmcl_jax.inference.TrainedRun`.
+
+    Args:
+        run_dir: run directory, the --workdir of `mmcl_jax.main`.
+        stage: which stage to use; '' for the contrastive encoder and all fine-tuned stages.
+
+    Raises:
+        FileNotFoundError: it is no run directory.
+    """
+    # Importing the package costs no JAX.
+    from mmcl_jax.inference import load
+
+    return load(run_dir, stage)

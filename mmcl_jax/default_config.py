@@ -67,7 +67,8 @@ def stage(objective: str, **fields: Any) -> ConfigDict:
             "settings": {},
             # Tower -> changes to config.models[tower].
             "towers": {},
-            # Tower -> stage that it is taken from, or RUN:STAGE for another run directory.
+            # Tower -> stage that it is taken from, RUN:STAGE for another run directory, or a folder
+            # that mmcl_jax.port wrote; empty for fresh parameters.
             "init": {},
             # Regular expressions of parameters that start fresh although their tower is taken over,
             # and of parameters of the taken tower that are left behind.

@@ -7,13 +7,14 @@ import csv
 import dataclasses
 import io
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from mmcl_jax.augment.views import Views
 from mmcl_jax.bootstrap import Result
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.labels import Label
@@ -159,12 +160,20 @@ def predict(
     parts: list[dict[str, np.ndarray]] = []
     for batch in batches:
         on_device = shard_batch(batch, mesh)
-        starts = _window_starts(model, batch, crops)
+        starts = window_starts(model.views, batch, crops)
         found = [step(params, extra, on_device, start) for start in starts]
         mean = jax.tree.map(lambda *values: sum(values) / len(values), *found)
         mean, valid = to_host((mean, on_device["valid"]))
         parts.append({name: values[valid > 0] for name, values in mean.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def window_starts(views: Views, batch: Mapping[str, np.ndarray], crops: int) -> list[int]:
+    """First samples of the windows of a recording whose predictions are averaged."""
+    if views.ecg is None or crops == 1:
+        return [0]
+    last = batch["ecg"].shape[-1] - views.ecg.length
+    return [int(start) for start in np.linspace(0, last, crops)]
 
 
 def to_csv(rows: Iterable[dict[str, Any]]) -> str:
@@ -180,13 +189,6 @@ def to_csv(rows: Iterable[dict[str, Any]]) -> str:
             }
         )
     return text.getvalue()
-
-
-def _window_starts(model: Model, batch: dict[str, np.ndarray], crops: int) -> list[int]:
-    if model.views.ecg is None or crops == 1:
-        return [0]
-    last = batch["ecg"].shape[-1] - model.views.ecg.length
-    return [int(start) for start in np.linspace(0, last, crops)]
 
 
 def _per_output(

@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmcl_jax import checkpoints, objectives, stages, sweep
+from mmcl_jax import checkpoints, objectives, ported, stages, sweep
 from mmcl_jax.augment.views import Views
+from mmcl_jax.data import labels as label_lists
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort, write
 from mmcl_jax.data.labels import Label
@@ -137,6 +138,12 @@ class Experiment:
             record = {"id": uuid.uuid4().hex, "inputs": inputs}
             if stage.group not in VERBS:
                 record["preprocessing_hash"] = self.cohort.settings_hash
+            if stage.target:
+                # For inference where the cohort is not.
+                labels = stages.target_labels(stage, self.cohort)
+                record["labels"] = label_lists.to_json(labels)
+                found = self.cohort.statistics
+                record["statistics"] = {x.name: found[x.name] for x in labels if x.name in found}
             seconds = round(time.time() - started, 1)
             self.run.mark_done(stage.name, {**record, "seconds": seconds, **summary})
         return ran
@@ -249,28 +256,38 @@ class Experiment:
         return Model(objective, views, params, extra, labels, step)
 
     def _take_over(self, stage: Stage, params: Any, extra: Any) -> tuple[Any, Any]:
-        """Replaces towers by those of earlier stages, or of another run as `RUN:STAGE`."""
+        """Replaces towers by those of earlier stages, of another run, or of `mmcl_jax.port`."""
         for tower, origin in stage.config["init"].items():
-            folder, _, name = origin.rpartition(":")
-            source = Experiment.open(folder) if folder else self
-            done = source._require_done(name)
-            theirs = checkpoints.load(source.run.stage(name), done["hand_on"])
-            # What their other towers read, this stage may do without.
-            trained_on = source._trained_on(name)
-            check_settings(
-                self.cohort, {f: trained_on[f] for f in stage.config["fields"] if f in trained_on}
-            )
+            if not origin:
+                continue
+            wanted = {**self.config["models"][tower], **stage.config["towers"][tower]}
+            if ported.is_ported(origin) and origin not in [other.name for other in self.stages]:
+                found = ported.read(origin)
+                theirs, where = (found.params, found.extra), origin
+                if tower in found.models:
+                    found.check(tower, wanted)
+            else:
+                folder, _, name = origin.rpartition(":")
+                source = Experiment.open(folder) if folder else self
+                done = source._require_done(name)
+                theirs = checkpoints.load(source.run.stage(name), done["hand_on"])[:2]
+                where = f"stage {name} of {source.run.path}"
+                # What their other towers read, this stage may do without.
+                trained_on = source._trained_on(name)
+                fields = [field for field in stage.config["fields"] if field in trained_on]
+                check_settings(self.cohort, {field: trained_on[field] for field in fields})
             rules = {
                 "new": stage.config["new"],
                 "unused": stage.config["unused"],
-                "origin": f"stage {name} of {source.run.path}",
+                "origin": where,
             }
             if tower not in theirs[0]:
                 raise ValueError(
                     f"stage {stage.name} takes {tower} from {rules['origin']}, which has only "
                     f"{', '.join(theirs[0])}"
                 )
-            params = checkpoints.transplant(params, theirs[0], tower, **rules)
+            fitted = {tower: ported.fit_positions(theirs[0][tower], wanted, where)}
+            params = checkpoints.transplant(params, fitted, tower, **rules)
             for collection in extra:
                 if tower in extra[collection]:
                     moved = checkpoints.transplant(

@@ -54,8 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from mmcl_jax.cohort_figures import write_preview
     from mmcl_jax.preparation_page import write_page
 
-    print(f"preview: {write_preview(report.path)}")
-    print(f"report: {write_page(report.path)}")
+    try:
+        print(f"preview: {write_preview(report.path)}")
+        print(f"report: {write_page(report.path)}")
+    except OSError as error:  # a full disk
+        print(f"prepare {name}: the cohort is complete; its pictures: {error}", file=sys.stderr)
+        return 1
     if strict and report.refused:
         print(
             f"prepare {name}: --strict: {len(report.refused)} records were refused, "

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Int
 
-from mmcl_jax import models, objectives, optim, sweep_grid
+from mmcl_jax import models, objectives, optim, ported, sweep_grid
 from mmcl_jax.augment.cmr import CmrAugmentation
 from mmcl_jax.augment.ecg import EcgAugmentation
 from mmcl_jax.augment.views import Views
@@ -97,10 +97,12 @@ def check(stage: Stage, earlier: Sequence[Stage]) -> None:
         )
     names = [other.name for other in earlier if "objective" in other.config]
     for tower, origin in config["init"].items():
-        if ":" not in origin and origin not in names:
+        known = not origin or origin in names or ":" in origin or ported.is_ported(origin)
+        if not known:
             raise ValueError(
-                f"{where}.init takes {tower} from {origin!r}, which is no earlier stage: "
-                f"{', '.join(names) or 'there is none'}. A stage of another run is RUN:STAGE"
+                f"{where}.init takes {tower} from {origin!r}, which is no earlier stage "
+                f"({', '.join(names) or 'there is none'}) and no folder that mmcl_jax.port wrote. "
+                "A stage of another run is RUN:STAGE"
             )
 
 
@@ -113,8 +115,20 @@ def build(
         towers: `models` of the configuration: the settings of each tower before the stage's own.
         cohort: says what a target is.
     """
+    labels = target_labels(stage, cohort)
+    return *assemble(stage, towers, labels), labels
+
+
+def target_labels(stage: Stage, cohort: Cohort) -> tuple[Label, ...]:
+    """What a stage predicts; nothing for pre-training."""
+    return cohort.target(_members(stage.target)) if stage.target else ()
+
+
+def assemble(
+    stage: Stage, towers: Mapping[str, Any], labels: Sequence[Label]
+) -> tuple[objectives.Objective, Views]:
+    """`build` for labels that are known."""
     config = stage.config
-    labels = cohort.target(_members(stage.target)) if stage.target else ()
     settings = {**config["settings"], "frozen": tuple(config["frozen"])}
     if unknown := [tower for tower in config["towers"] if tower not in towers]:
         raise ValueError(
@@ -139,7 +153,7 @@ def build(
         count=config["views"],
         mesh=make_mesh(),
     )
-    return objective, views, labels
+    return objective, views
 
 
 def select_rows(

@@ -16,18 +16,21 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mmcl_jax.mapped_zip import MappedZip, map_file
-from mmcl_jax.torch_pickle import Refused, Storage, Unpickler, plain
+from mmcl_jax.torch_pickle import Foreign, Refused, Storage, Unpickler, plain
 
 # A dict, list, tuple or set of these, or a NumPy array, text, bytes, a number or None.
 Tree = Any
 
 
-def load(path: str | os.PathLike, *, verify: bool = True) -> Tree:
+def load(path: str | os.PathLike, *, verify: bool = True, foreign: bool = False) -> Tree:
     """What `torch.save` wrote, with NumPy arrays for tensors.
 
     Args:
         path: file in the zip or in the older layout.
         verify: compare the checksums of a zip, which reads the whole file.
+        foreign: read objects of OmegaConf and Lightning, which checkpoints of those hold beside
+            the weights, as `torch_pickle.Foreign`, their content left out. Without, they are
+            refused.
 
     Returns:
         The arrays are read-only views of the file, which must stay as it is while they are in use;
@@ -43,8 +46,8 @@ def load(path: str | os.PathLike, *, verify: bool = True) -> Tree:
     try:
         file = map_file(path)
         if file[:4].tobytes() == b"PK\x03\x04":
-            return _load_zip(path, verify)
-        return _load_legacy(path, file)
+            return _load_zip(path, verify, foreign)
+        return _load_legacy(path, file, foreign)
     except OSError:
         raise
     except Refused as error:
@@ -76,11 +79,22 @@ def open_tensor(path: str | os.PathLike) -> np.ndarray:
     return found
 
 
+def foreign(tree: Tree) -> set[str]:
+    """Names of the classes whose objects `load` left out."""
+    if isinstance(tree, Foreign):
+        return {tree.name}
+    if isinstance(tree, dict):
+        return foreign([*tree, *tree.values()])
+    if isinstance(tree, list | tuple | set):
+        return set().union(*map(foreign, tree))
+    return set()
+
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
 
-def _load_zip(path: pathlib.Path, verify: bool) -> Tree:
+def _load_zip(path: pathlib.Path, verify: bool, foreign: bool) -> Tree:
     archive = MappedZip(path)
     folders = [
         name.removesuffix("/data.pkl") for name in archive.names if name.endswith("/data.pkl")
@@ -106,10 +120,10 @@ def _load_zip(path: pathlib.Path, verify: bool) -> Tree:
         return Storage(dtype, size, [contents[key]])
 
     text = archive.bytes(f"{folder}/data.pkl").tobytes()
-    return plain(Unpickler(io.BytesIO(text), storage).load())
+    return plain(Unpickler(io.BytesIO(text), storage, foreign=foreign).load())
 
 
-def _load_legacy(path: pathlib.Path, file: UInt8[np.ndarray, " n"]) -> Tree:
+def _load_legacy(path: pathlib.Path, file: UInt8[np.ndarray, " n"], foreign: bool) -> Tree:
     if file[0] != 0x80:
         start = file[:40].tobytes()
         hint = ": a Git LFS pointer, fetch the file itself" if b"git-lfs" in start else ""
@@ -122,7 +136,7 @@ def _load_legacy(path: pathlib.Path, file: UInt8[np.ndarray, " n"]) -> Tree:
     with open(path, "rb") as stream:
 
         def next_object() -> Any:
-            return Unpickler(stream, storage).load()
+            return Unpickler(stream, storage, foreign=foreign).load()
 
         if next_object() != _MAGIC:
             raise ValueError(f"{path}: a pickle, but none that torch.save wrote")

@@ -28,15 +28,34 @@ class Storage(NamedTuple):
     content: list[UInt8[np.ndarray, " n"]]
 
 
-class Unpickler(pickle.Unpickler):
-    """Knows the names of `_GLOBALS` only. Storages come from `storage(dtype, key, size)`."""
+class Foreign(NamedTuple):
+    """Stands for an object of another library; `name` is that of its class."""
 
-    def __init__(self, stream: Any, storage: Callable[[np.dtype, str, int], Storage]):
+    name: str
+
+
+class Unpickler(pickle.Unpickler):
+    """Knows the names of `_GLOBALS` only. Storages come from `storage(dtype, key, size)`.
+
+    With `foreign`, objects of the libraries that write hyper-parameters beside weights are read as
+    `Foreign`: nothing of them is imported, built or called.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        storage: Callable[[np.dtype, str, int], Storage],
+        *,
+        foreign: bool = False,
+    ):
         super().__init__(stream, encoding="utf-8")
         self._storage = storage
+        self._foreign = foreign
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
+        if self._foreign and _is_foreign(module, name):
+            return type("Placeholder", (_Placeholder,), {"__slots__": (), "full_name": full})
         if full not in _GLOBALS:
             raise Refused(
                 f"the file asks for {full}; only tensors, NumPy arrays of numbers and plain "
@@ -78,6 +97,8 @@ def plain(tree: Any) -> Any:
             made = {_key(value) for value in node}
         elif isinstance(node, _Array):
             made = node.value
+        elif _is_placeholder(node):
+            made = Foreign(node.full_name)
         else:
             raise ValueError(f"the file holds {type(node).__name__.lstrip('_')} by itself")
         open_nodes.discard(id(node))
@@ -139,6 +160,45 @@ class _Namespace(_Mapping):
 
     def __setstate__(self, state: Any) -> None:
         self.update(state)
+
+
+class _Placeholder:
+    """Takes whatever a file does to an object of another library, and keeps nothing of it."""
+
+    __slots__ = ()
+    full_name = ""
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Placeholder":
+        return object.__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+    def add(self, item: Any) -> None:
+        pass
+
+
+def _is_placeholder(node: Any) -> bool:
+    return isinstance(node, _Placeholder) or (
+        isinstance(node, type) and issubclass(node, _Placeholder)
+    )
+
+
+def _is_foreign(module: str, name: str) -> bool:
+    return (
+        f"{module}.{name}" in _FOREIGN_NAMES
+        or module.split(".")[0] in _FOREIGN_LIBRARIES
+        or (module.split(".")[0] == "pathlib" and name.endswith("Path"))
+    )
 
 
 class _Dtype:
@@ -231,6 +291,8 @@ def _is_size(value: Any) -> bool:
 def _key(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_key, value))
+    if _is_placeholder(value):
+        return Foreign(value.full_name)
     if not isinstance(value, _Leaf):
         raise ValueError(f"the file holds {type(value).__name__.lstrip('_')} as a key")
     return value
@@ -257,6 +319,14 @@ _TYPED |= {"float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.fl
 _TORCH_TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64")
 _TORCH_TYPES += ("uint8", "bool", "complex64", "complex128", *_TYPED)
 _NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
+
+# Hydra's and Lightning's checkpoints hold objects of these beside the weights.
+_FOREIGN_LIBRARIES = {"omegaconf", "pytorch_lightning", "lightning", "lightning_fabric"}
+_FOREIGN_NAMES = {"typing.Any", "collections.defaultdict"} | {
+    f"{module}.{name}"
+    for module in ("builtins", "__builtin__")
+    for name in ("dict", "list", "tuple", "int", "float", "str", "bool", "unicode", "long")
+}
 
 _GLOBALS: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _Function(_rebuild),

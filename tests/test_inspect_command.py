@@ -1,6 +1,7 @@
 """`python -m mmcl_jax.prepare inspect`: on made and on real files, and on what it cannot read."""
 
 import json
+import os
 
 import made_cardiosoft
 import numpy as np
@@ -198,6 +199,8 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys):
         assert name in error(capsys, tmp_path / name)
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
     assert "Python objects" in error(capsys, tmp_path / "objects.npy")
+    os.mkfifo(tmp_path / "pipe.npy")
+    assert "it is no file" in error(capsys, tmp_path / "pipe.npy")
     (tmp_path / "cohort").mkdir()
     (tmp_path / "cohort" / "cohort.json").write_text("{}")
     assert "is not a cohort" in error(capsys, tmp_path / "cohort")

@@ -102,7 +102,7 @@ def test_an_unknown_optimizer_setting_is_an_error():
         ({"objective": "clop"}, "objective is 'clop'; known: clip, masked_modelling"),
         ({"hand_on": "lates"}, "hand_on is 'lates'; known: latest, best"),
         ({"batch_size": 9}, "batch size 9 does not divide by the 8 devices"),
-        ({"init": {"ecg_encoder": "mdn"}}, "from 'mdn', which is no earlier stage: mdm"),
+        ({"init": {"ecg_encoder": "mdn"}}, r"from 'mdn', which is no earlier stage \(mdm"),
     ],
 )
 def test_settings_are_checked_before_anything_is_trained(fields, message):

@@ -9,6 +9,7 @@ import functools
 import io
 import os
 import pathlib
+import stat
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -44,6 +45,8 @@ def open_rows(path: str | os.PathLike, name: str = "") -> Rows:
             which of its arrays is meant.
     """
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+        raise ValueError(f"{path}: cannot be read: it is no file")
     return _open(os.fspath(path), name, status.st_size, status.st_mtime_ns)
 
 
@@ -194,7 +197,13 @@ def _open_hdf5(path: str, name: str) -> Rows:
             names.append(entry)
 
     file.visititems(visit)
-    return file[_choose(path, name, names)]
+    chosen = file[_choose(path, name, names)]
+    # HDF5 can also take the values from any other file of the machine.
+    if chosen.external or chosen.is_virtual:
+        raise ValueError(
+            f"{path}: {chosen.name} keeps its values in other files; copy them into it"
+        )
+    return chosen
 
 
 def _choose(path: str, name: str, names: Sequence[str]) -> str:

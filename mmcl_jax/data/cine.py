@@ -13,7 +13,7 @@ import numpy as np
 
 from mmcl_jax.data import dicom_images
 from mmcl_jax.data.dicom_images import Image
-from mmcl_jax.data.short_axis import Cine
+from mmcl_jax.data.short_axis import PIXEL_SIZES, Cine
 from mmcl_jax.data.subject import RefusedRecord
 
 
@@ -48,7 +48,11 @@ def read_zip(path: str | os.PathLike) -> Cine:
         flags += (f"slices left out: {len(slices) - len(kept)} of other size or number of frames",)
     flags += _geometry_flags(tuple(kept), kind)
 
-    frames, shape, _ = kind
+    frames, shape, size = kind
+    low, high = PIXEL_SIZES
+    if not (low <= min(size) and max(size) <= high):
+        found = " x ".join(f"{side:g}" for side in size)
+        raise RefusedRecord(path, f"pixels of {found} mm, expected {low:g} to {high:g} mm")
     if len(kept) * frames * shape[0] * shape[1] > _MAX_PIXELS:
         raise RefusedRecord(
             path, f"{len(kept)} slices of {frames} frames of {shape}, more than a cine needs"
@@ -111,6 +115,8 @@ def _kind(images: Sequence[Image]) -> Kind:
 
 def _in_time(path: str | os.PathLike, images: list[Image]) -> list[Image]:
     """Images of a slice by trigger time, or by their number where times say nothing."""
+    if len(sizes := {(image.shape, image.spacing) for image in images}) > 1:
+        raise RefusedRecord(path, f"the frames of a slice have {len(sizes)} different sizes")
     times = {image.trigger for image in images}
     numbers = {image.number for image in images}
     if None not in times and len(times) == len(images):

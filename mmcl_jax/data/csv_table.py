@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
+from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label, limits
 
 
 class Row(NamedTuple):
@@ -160,6 +160,11 @@ def label_values(cells: Mapping[str, str], labels: Mapping[str, Label]) -> dict[
     values = {}
     for column, label in labels.items():
         value = (truth if label.kind == "binary" else number)(cells, column)
+        low, high = limits(label)
+        if value < low or value > high:
+            raise ValueError(
+                f"{column} is {cells[column]!r}, expected {low:g} to {high:g} {label.unit}".rstrip()
+            )
         if not math.isnan(value):
             values[label.name] = value
     return values

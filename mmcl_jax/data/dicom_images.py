@@ -7,6 +7,7 @@ only when they are asked for. Classic files hold one image, enhanced ones hold m
 import collections
 import dataclasses
 import io
+import math
 import os
 import pathlib
 import re
@@ -244,6 +245,9 @@ def _image(member: str, dataset: pydicom.Dataset, kind: list[str], index: int | 
     slope = value("PixelValueTransformationSequence", "RescaleSlope")
     intercept = value("PixelValueTransformationSequence", "RescaleIntercept")
     # Empty elements are None or ''.
+    scale = (float(slope or 1), float(intercept or 0))
+    if not np.isfinite(scale).all():
+        raise ValueError(f"RescaleSlope is {slope}, RescaleIntercept {intercept}, expected numbers")
     return Image(
         member=member,
         dataset=dataset,
@@ -257,9 +261,9 @@ def _image(member: str, dataset: pydicom.Dataset, kind: list[str], index: int | 
             str(dataset.get("SeriesInstanceUID")),
             "\\".join(kind),
         ),
-        trigger=None if trigger in (None, "") else float(trigger),
+        trigger=None if trigger in (None, "") or math.isnan(float(trigger)) else float(trigger),
         number=None if number in (None, "") else int(number),
-        scale=(float(slope or 1), float(intercept or 0)),
+        scale=scale,
     )
 
 
@@ -284,6 +288,6 @@ def _numbers(value: Any, count: int) -> Float[np.ndarray, "n"] | None:
 
 
 def _brief(error: Exception) -> str:
-    """The message of an error; those of pydicom may quote the whole file."""
-    text = " ".join(str(error).split())
+    """The message of an error; those of pydicom may quote the whole file, or hold addresses."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -116,7 +116,7 @@ def standardise(
         raise RefusedRecord(path, str(error)) from error
     flags += remarks
     if recording.rate != settings.rate:
-        flags += (f"resampled from {recording.rate:g} Hz",)
+        flags += (f"resampled from {recording.rate:.10g} Hz",)
         signal = resample(signal, recording.rate, settings.rate)[:, : settings.samples]
     # The clipping takes deflections from 0: a lead with an offset loses its signal.
     if (share := (np.abs(signal) > settings.clip * signal.std()).mean()) > _CLIPPED:

@@ -21,7 +21,7 @@ def check_quality(
         implausibly large or copies of each other, and on limb leads that contradict each other.
 
     Raises:
-        ValueError: more than 10 % is missing, or every lead is flat.
+        ValueError: more than 10 % is missing, values are impossible, or every lead is flat.
     """
     missing = ~np.isfinite(signal)
     share = missing.mean()
@@ -29,6 +29,8 @@ def check_quality(
         raise ValueError(f"{share:.1%} of the samples are missing, at most {_MAX_MISSING:.0%} may")
     signal = np.where(missing, 0.0, signal)
 
+    if (extreme := np.abs(signal).max()) > _IMPOSSIBLE:
+        raise ValueError(f"values of {extreme:.3g} mV, which no electrode has: check unit and gain")
     flat = np.ptp(signal, axis=1) < _FLAT
     if flat.all():
         raise ValueError("every lead is flat")
@@ -53,6 +55,7 @@ def check_quality(
 _MAX_MISSING = 0.10
 _FLAT = 1e-3  # mV peak to peak, below the resolution of any recorder
 _SATURATED = 25  # samples in a row at the largest or smallest value
+_IMPOSSIBLE = 1e6  # mV; a wrong unit makes it thousands, and the preprocessing mends that
 _LARGEST = 10.0  # mV from the median of the lead; the QRS of marked hypertrophy reaches 6
 # A derived limb lead may differ by this share of itself, and by this many mV (root mean square).
 _CONTRADICTION = (0.5, 0.05)

@@ -41,6 +41,8 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         return _wfdb(header)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
+    if not path.is_file():
+        raise ValueError(f"{path}: cannot be read: it is no file")
     name = path.name.lower()
     for suffixes, reader in _READERS.items():
         if name.endswith(suffixes):
@@ -133,7 +135,8 @@ def _statistics(values: np.ndarray) -> dict[str, float | None]:
     known = values[np.isfinite(values)]
     found = dict.fromkeys(("mean", "sd", "min", "max"))
     if known.size:
-        numbers = (known.mean(), known.std(), known.min(), known.max())
+        with np.errstate(over="ignore", invalid="ignore"):  # whatever a broken file holds
+            numbers = (known.mean(), known.std(), known.min(), known.max())
         found = {name: float(f"{value:.6g}") for name, value in zip(found, numbers, strict=True)}
     missing = 1 - known.size / values.size if values.size else 0.0
     return {"missing": float(f"{missing:.6g}"), **found}
@@ -160,8 +163,10 @@ def _hdf5(path: pathlib.Path) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         names: list[str] = []
         file.visit(names.append)
-        sets = {name: file[name] for name in names}
-        return _arrays(path, {n: s for n, s in sets.items() if isinstance(s, h5py.Dataset)})
+        sets = {name: file[name] for name in names if isinstance(file[name], h5py.Dataset)}
+        if elsewhere := [name for name, s in sets.items() if s.external or s.is_virtual]:
+            raise ValueError(f"{path}: {elsewhere[0]} keeps its values in other files")
+        return _arrays(path, sets)
 
 
 def _torch(path: pathlib.Path) -> dict[str, Any]:

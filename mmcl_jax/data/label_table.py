@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmcl_jax.data.csv_table import KNOWN_LABELS, CsvTable, Row
-from mmcl_jax.data.labels import Label
+from mmcl_jax.data.labels import Label, limits
 from mmcl_jax.data.subject import SPLITS, assign_split
 
 KINDS = ("binary", "regression", "multiclass", "multilabel")
@@ -133,6 +133,10 @@ def read(
         parts.append(values)
         for position, problem in problems.items():
             refusals.setdefault(position, problem)
+    if file_column:
+        for position, row in enumerate(rows):
+            if not row.cells[file_column]:
+                refusals.setdefault(position, f"the cell under {file_column} is empty")
     _check_names(path, labels)
     splits = _identities(table, rows, refusals, seed)
     used = {"record", "subject", "split", *needed}
@@ -216,7 +220,19 @@ def _reader(
     if column.kind == "binary":
         return (_label(path, column),), lambda text: _TRUTH[text.lower()], "0 or 1"
     if column.kind == "regression":
-        return (_label(path, column),), _finite, "a number, or nothing when it is missing"
+        label = _label(path, column)
+        low, high = limits(label)
+        expected = "a number, or nothing when it is missing"
+        if math.isfinite(high):
+            expected = f"a number from {low:g} to {high:g} {label.unit}, or nothing"
+
+        def between(text: str) -> float:
+            value = float(text)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ValueError(text)
+            return value
+
+        return (label,), between, expected
     if column.kind == "multiclass":
         names = column.classes or _sorted_classes(set(cells))
         _check_count(path, column, names, at_least=2)
@@ -246,13 +262,6 @@ def _label(path: pathlib.Path, column: Column) -> Label:
                 )
             return known
     return Label(column.name, column.kind, "table", column.unit)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
 
 
 def _members(text: str) -> set[str]:

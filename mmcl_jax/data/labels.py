@@ -7,6 +7,7 @@ length, although the paper prints mm.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,16 @@ class Label:
         if self.kind != "multiclass":
             return (self.name,)
         return tuple(f"{self.name}: {name}" for name in self.classes)
+
+
+def limits(label: Label) -> tuple[float, float]:
+    """Least and largest value that can be true; infinite for labels that are not known here.
+
+    Far wider than what a heart can be: they find swapped columns and wrong units, not outliers.
+    """
+    if label not in PHENOTYPES + DEMOGRAPHICS:
+        return -math.inf, math.inf
+    return _LIMITS.get(label.name) or _LIMITS_IN[label.unit]
 
 
 def to_json(labels: Iterable[Label]) -> list[dict[str, Any]]:
@@ -151,3 +162,7 @@ PHENOTYPES = (
     *_segmental("Ecc", "Ecc", "%", "peak circumferential strain"),
     *_segmental("Err", "Err", "%", "peak radial strain"),
 )
+
+_LIMITS_IN = {"mL": (0, 1000), "g": (0, 1000), "L/min": (0, 50), "mm": (0, 60), "%": (-200, 400)}
+_LIMITS = {"LVEF": (0, 100), "RVEF": (0, 100)}
+_LIMITS |= {"age": (0, 120), "sex": (0, 1), "weight": (1, 400), "height": (30, 250)}

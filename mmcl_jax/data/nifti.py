@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 from jaxtyping import Float, Float32
 
+from mmcl_jax.data.short_axis import PIXEL_SIZES
 from mmcl_jax.data.subject import RefusedRecord
 
 try:
@@ -87,7 +88,6 @@ def read(path: str | os.PathLike, reverse_rows: bool = False) -> Volume:
 
 _MAX_BYTES = 2**30
 _PIXELS = 32  # of the short side of an image
-_SPACING = (0.3, 6.0)  # mm, of a pixel
 _CLOSE = 3.0  # mm
 _CYCLE = (0.3, 3.0)  # s, of a heart beat
 _HEADERS = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
@@ -123,6 +123,8 @@ def _image(path: str | os.PathLike) -> nibabel.Nifti1Image:
 def _content(path: str | os.PathLike) -> bytes:
     """The bytes of the file, unpacked; reading to the end also checks the checksum of gzip."""
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for ever
+            raise RefusedRecord(path, "cannot be read: it is no file")
         with open(path, "rb") as file:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
             stream = gzip.GzipFile(fileobj=file) if packed else file
@@ -183,9 +185,10 @@ def _affine(path: str | os.PathLike, image: nibabel.Nifti1Image) -> Float[np.nda
     directions = steps / sizes
     if abs(directions[:, 0] @ directions[:, 1]) > 0.02:
         raise RefusedRecord(path, "rows and columns are not perpendicular in the affine")
-    if not (_SPACING[0] <= sizes[:2].min() and sizes[:2].max() <= _SPACING[1]):
+    low, high = PIXEL_SIZES
+    if not (low <= sizes[:2].min() and sizes[:2].max() <= high):
         raise RefusedRecord(
-            path, f"voxels of {_join(sizes)} mm, expected pixels of {_join(_SPACING, ' to ')} mm"
+            path, f"voxels of {_join(sizes)} mm, expected pixels of {low:g} to {high:g} mm"
         )
     return affine
 
@@ -198,8 +201,8 @@ def _reverse(values: np.ndarray, affine: Float[np.ndarray, "4 4"], axis: int) ->
     return np.flip(values, axis), affine
 
 
-def _join(sizes: np.ndarray | tuple[float, ...], between: str = " x ") -> str:
-    return between.join(f"{size:.4g}" for size in sizes)
+def _join(sizes: np.ndarray) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)
 
 
 def _oblique(affine: Float[np.ndarray, "4 4"]) -> bool:

@@ -12,12 +12,12 @@ ukb    1234567/sa.nii.gz, sa_ED.nii.gz, sa_ES.nii.gz, label_sa_ED.nii.gz or seg_
 
 import dataclasses
 import math
-import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
 from mmcl_jax.data.csv_table import CsvTable, number
+from mmcl_jax.data.folders import files_below
 from mmcl_jax.data.nifti_examination import Files
 from mmcl_jax.data.subject import assign_split
 
@@ -56,6 +56,7 @@ def find(folder: pathlib.Path, layout: str = "auto", seed: int = 0) -> tuple[str
 
     Raises:
         FileNotFoundError: the folder is absent, or holds no file of the layout.
+        OSError: a folder in it cannot be read.
         ValueError: a table of the data set cannot be used.
     """
     if not folder.is_dir():
@@ -132,11 +133,9 @@ def _groups(folder: pathlib.Path) -> dict[tuple[str, str], Roles]:
 
 
 def _nifti_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith((".nii", ".nii.gz")) and not name.startswith("."):
-                yield pathlib.Path(parent, name)
+    for path in files_below(folder, (".nii", ".nii.gz")):
+        if not path.name.startswith("."):
+            yield path
 
 
 def _is_acdc(roles: Roles) -> bool:

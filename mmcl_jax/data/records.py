@@ -9,6 +9,7 @@ and the data set then declares its first dimension as unknown (None).
 reads such a folder too; `RecordSource` does the same faster and reads only the fields asked for.
 """
 
+import contextlib
 import functools
 import math
 import os
@@ -106,7 +107,9 @@ class ShardWriter:
         self._length = 0
 
     def write(self, record: bytes) -> None:
-        self._writer.write(record)
+        """Appends a record. Raises OSError where it cannot, e.g. because the disk is full."""
+        with _as_os_error():
+            self._writer.write(record)
         self._length += 1
 
     def close(self) -> dict[str, str | int]:
@@ -115,10 +118,11 @@ class ShardWriter:
         Raises:
             OSError: it does not hold what was written to it, e.g. because the disk is full.
         """
-        self._writer.close()
-        reader = array_record_module.ArrayRecordReader(str(self._partial))
-        found = reader.num_records()
-        reader.close()
+        with _as_os_error():
+            self._writer.close()
+            reader = array_record_module.ArrayRecordReader(str(self._partial))
+            found = reader.num_records()
+            reader.close()
         if found != self._length:
             raise OSError(
                 f"{self._partial}: holds {found} records, {self._length} were written; disk full?"
@@ -126,6 +130,15 @@ class ShardWriter:
         self._partial.replace(self._file)
         size = self._file.stat().st_size
         return {"file": self._file.name, "records": self._length, "bytes": size}
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """ArrayRecord raises RuntimeError where the system refuses something."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
 
 
 def read_records(folder: pathlib.Path, shard: Mapping[str, str | int]) -> Iterator[bytes]:

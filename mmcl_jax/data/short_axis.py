@@ -9,6 +9,8 @@ from jaxtyping import Float, Float32, UInt8
 from mmcl_jax.data import cmr, left_ventricle
 from mmcl_jax.data.subject import RefusedRecord
 
+PIXEL_SIZES = (0.3, 6.0)  # mm, those that a cine can have
+
 
 @dataclasses.dataclass
 class Cine:

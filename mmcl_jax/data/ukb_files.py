@@ -10,6 +10,8 @@ import os
 import pathlib
 import re
 
+from mmcl_jax.data.folders import files_below
+
 ECG, CMR = 20205, 20209  # fields: resting ECG, short-axis heart images
 
 
@@ -43,13 +45,15 @@ def find(folder: str | os.PathLike) -> UkbFiles:
 
     Raises:
         FileNotFoundError: the folder is absent or holds none of them.
+        OSError: a folder in it cannot be read.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; expected the one of the bulk files")
     found: dict[tuple[str, int], dict[int, list[tuple[int, str]]]] = {}
     strangers = []
-    for file in _files(folder):
+    for path in files_below(folder, (".xml", ".zip")):
+        file = os.fspath(path.relative_to(folder))
         match = _NAME.fullmatch(os.path.basename(file))
         if match is None:
             strangers.append((file, f"the name is not {_EXPECTED}"))
@@ -71,23 +75,6 @@ def find(folder: str | os.PathLike) -> UkbFiles:
 _SUFFIXES = {ECG: "xml", CMR: "zip"}
 _EXPECTED = f"EID_{ECG}_INSTANCE_ARRAY.xml or EID_{CMR}_INSTANCE_ARRAY.zip"
 _NAME = re.compile(r"([0-9]+)_([0-9]{1,9})_([0-9]{1,9})_([0-9]{1,9})\.(xml|zip)", re.IGNORECASE)
-
-
-def _files(folder: pathlib.Path):
-    """Paths of all .xml and .zip files below the folder, relative to it."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        # A link may lead back to a folder above it.
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        below = os.path.relpath(place, folder)
-        for name in sorted(names):
-            if name.lower().endswith((".xml", ".zip")):
-                yield name if below == "." else os.path.join(below, name)
 
 
 def _by_number(key: tuple[str, int]) -> tuple[int, str, int]:

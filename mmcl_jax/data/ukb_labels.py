@@ -135,11 +135,8 @@ CODES, DATES, VISIT_DATE = 41270, 41280, 53
 def _phenotypes() -> tuple[Quantity, ...]:
     # 24110-24123 are of the atria and the aorta.
     fields = (*range(24100, 24110), *range(24124, 24175))
-    # Far wider than what a heart can be: they find mistakes, not outliers.
-    ranges = {"mL": (0, 1000), "g": (0, 1000), "L/min": (0, 50), "mm": (0, 60), "%": (-200, 400)}
-    ranges |= {"LVEF": (0, 100), "RVEF": (0, 100)}
     return tuple(
-        Quantity(label, field, *ranges.get(label.name, ranges[label.unit]))
+        Quantity(label, field, *labels.limits(label))
         for label, field in zip(labels.PHENOTYPES, fields, strict=True)
     )
 

@@ -78,6 +78,8 @@ def _read_file(
     if len(formats) > 1:
         raise RefusedRecord(path, f"signals of formats {', '.join(sorted(formats))} in one file")
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait for ever
+            raise RefusedRecord(path, "cannot be read: it is no file")
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise RefusedRecord(path, "the signal file is absent") from error
@@ -109,7 +111,8 @@ def _check_sum(path: pathlib.Path, spec: SignalSpec, digital: Int[np.ndarray, "T
 
 
 def _physical(spec: SignalSpec, digital: Int[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
-    physical = (digital.astype(np.float64) - spec.baseline) / spec.gain
+    with np.errstate(over="ignore"):  # an absurd gain: what is infinite counts as missing
+        physical = (digital.astype(np.float64) - spec.baseline) / spec.gain
     physical[digital == _CODINGS[spec.format].missing] = np.nan
     return physical
 

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 
+from mmcl_jax.data.folders import files_below
 from mmcl_jax.data.subject import RefusedRecord
 
 
@@ -71,7 +72,7 @@ def header_path(path: str | os.PathLike) -> pathlib.Path:
 
 
 def find_headers(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """The `.hea` files of a folder and of the folders in it, sorted.
+    """The `.hea` files of a folder and of the folders in it, sorted; links are followed.
 
     Raises:
         FileNotFoundError: it is no folder, or there is none.
@@ -80,19 +81,10 @@ def find_headers(folder: str | os.PathLike) -> list[pathlib.Path]:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; expected the folder of the records")
-    paths = sorted(
-        pathlib.Path(parent, name)
-        for parent, _, names in os.walk(folder, onerror=_raise)
-        for name in names
-        if name.endswith(".hea")
-    )
+    paths = sorted(path for path in files_below(folder, (".hea",)) if path.suffix == ".hea")
     if not paths:
         raise FileNotFoundError(f"{folder} holds no .hea file; expected one per record")
     return paths
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 _LONGEST = 2**20  # bytes; a header has a line per signal
@@ -100,6 +92,8 @@ _LONGEST = 2**20  # bytes; a header has a line per signal
 
 def _text(path: pathlib.Path) -> str:
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait for ever
+            raise RefusedRecord(path, "cannot be read: it is no file")
         with path.open("rb") as file:
             content = file.read(_LONGEST + 1)
     except FileNotFoundError as error:

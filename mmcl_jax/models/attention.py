@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -20,11 +21,12 @@ def self_attention(qkv: Float[Array, "B N 3 heads d"]) -> Float[Array, "B N head
     Args:
         qkv: query, key and value of each token.
     """
+    if jax.export.is_symbolic_dim(qkv.shape[0]):
+        # Traced for export: the device is known only where the program is loaded.
+        return jax.lax.platform_dependent(qkv, cpu=_one_example_at_a_time, default=_whole_batch)
     if jax.default_backend() == "cpu":
         return _one_example_at_a_time(qkv)
-    implementation = "cudnn" if _cudnn_serves(qkv) else None
-    query, key, value = (qkv[:, :, i] for i in range(3))
-    return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+    return _whole_batch(qkv, "cudnn" if _cudnn_serves(qkv) else None)
 
 
 class SelfAttention(nn.Module):
@@ -43,6 +45,13 @@ class SelfAttention(nn.Module):
         mixed = self_attention(qkv(tokens).reshape(batch, count, 3, self.heads, -1))
         proj = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="proj")
         return proj(mixed.reshape(batch, count, width))
+
+
+def _whole_batch(
+    qkv: Float[Array, "B N 3 heads d"], implementation: str | None = None
+) -> Float[Array, "B N heads d"]:
+    query, key, value = (qkv[:, :, i] for i in range(3))
+    return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
 
 
 @jax.custom_vjp

@@ -1,14 +1,15 @@
-"""Weights of PyTorch checkpoints as our variables: exact, and strict in both directions.
+"""Weights of PyTorch checkpoints as our variables and back: exact, and strict about keys.
 
-Every function takes a state dict of numpy arrays under PyTorch keys and lists the keys that a
-network of that depth has. Missing keys, keys left over and arrays with the wrong number of axes
-are errors that name them. Keys that a caller knows and does not want are given as regular
+The `..._keys` functions list the keys that PyTorch gives to a network of some size, each with the
+place of its array among our variables ("params/block_0/norm1/scale") and how the array changes on
+the way. `to_ours` and `to_torch` follow such a list in either direction. `vit`, `mae`, `resnet` and
+`projector` take a whole state dict; keys that a caller knows and does not want are given as regular
 expressions in `ignore`.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,12 +17,24 @@ from mmcl_jax.models.resnet import SIZES as RESNET_SIZES
 
 Arrays = Mapping[str, np.ndarray]
 Tree = dict[str, Any]
-Target = tuple[str, Callable[[np.ndarray], np.ndarray]]  # our path, how the array changes
+
+
+class Change(NamedTuple):
+    """How an array changes on the way to us, and back."""
+
+    ours: Callable[[np.ndarray], np.ndarray]
+    torch: Callable[[np.ndarray], np.ndarray]
+
+
+# PyTorch key -> (path among our variables, change).
+Keys = dict[str, tuple[str, Change]]
 
 # The part of a masked autoencoder that only pre-training needs.
 DECODER = (r"^mask_token$", r"^decoder_")
 # The similarity term that later versions of the published masked autoencoder add.
 SIAMESE = (r"^projector\.", r"^predictor\.")
+# Of an ECG encoder: present or not, but whole.
+OPTIONAL = ("norm", "fc_norm", "attention_pool")
 
 
 class WeightsError(ValueError):
@@ -34,7 +47,10 @@ def vit(state: Arrays, *, ignore: Sequence[str] = ()) -> Tree:
     Returns:
         {'ecg_encoder': parameters of `vit.Model`}, and 'head' when the state dict has one.
     """
-    return _convert("vit", state, _encoder_keys(state), ignore)
+    keys = _below("ecg_encoder", vit_keys(count_blocks(state, "blocks"), vit_modules(state)))
+    if any(key.startswith("head.") for key in state):
+        keys |= _below("head", head_keys())
+    return _convert("vit", state, keys, ignore)["params"]
 
 
 def mae(state: Arrays, *, ignore: Sequence[str] = SIAMESE) -> Tree:
@@ -43,44 +59,19 @@ def mae(state: Arrays, *, ignore: Sequence[str] = SIAMESE) -> Tree:
     Returns:
         {'ecg_encoder': parameters of `vit.Model`, 'decoder': of `mae_decoder.Model`}.
     """
-    keys = {
-        **_encoder_keys(state),
-        **_norm("norm", "ecg_encoder/norm"),
-        "mask_token": ("decoder/mask_token", _same),
-        "decoder_pos_embed": ("decoder/pos_embed", _same),
-        **_dense("decoder_embed", "decoder/embed"),
-        **_blocks(state, "decoder_blocks", "decoder"),
-        **_norm("decoder_norm", "decoder/norm"),
-        **_dense("decoder_pred", "decoder/predict"),
-    }
-    return _convert("mae", state, keys, ignore)
+    modules = {*vit_modules(state), "norm"}
+    keys = _below("ecg_encoder", vit_keys(count_blocks(state, "blocks"), modules))
+    keys |= _below("decoder", decoder_keys(count_blocks(state, "decoder_blocks")))
+    return _convert("mae", state, keys, ignore)["params"]
 
 
 def resnet(state: Arrays, *, prefix: str = "encoder_imaging.", ignore: Sequence[str] = ()) -> Tree:
     """Converts a ResNet without its last layer, saved as `Sequential` of the children.
 
-    The children are 0 conv1, 1 bn1, 4 ... 7 layers 1 ... 4.
-
     Returns:
         {'params': ..., 'batch_stats': ...} of `resnet.Model`.
     """
-    counts = tuple(_count(state, rf"^{re.escape(prefix)}{4 + i}\.(\d+)\.") for i in range(4))
-    bottleneck = any(re.search(r"\.conv3\.weight$", key) for key in state)
-    if (counts, bottleneck) not in RESNET_SIZES.values():
-        raise WeightsError(
-            f"resnet: {counts} blocks under '{prefix}4.' to '{prefix}7.' make none of the known "
-            f"depths {sorted(RESNET_SIZES)}; is the prefix right?"
-        )
-    keys = {**_conv(f"{prefix}0", "conv1"), **_batch_norm(f"{prefix}1", "bn1")}
-    for layer, blocks in enumerate(counts):
-        for i in range(blocks):
-            theirs, ours = f"{prefix}{4 + layer}.{i}", f"layer{layer + 1}_{i}"
-            for part in range(1, 4 if bottleneck else 3):
-                keys |= _conv(f"{theirs}.conv{part}", f"{ours}/conv{part}")
-                keys |= _batch_norm(f"{theirs}.bn{part}", f"{ours}/bn{part}")
-            if i == 0 and (layer or bottleneck):
-                keys |= _conv(f"{theirs}.downsample.0", f"{ours}/downsample_conv")
-                keys |= _batch_norm(f"{theirs}.downsample.1", f"{ours}/downsample_bn")
+    keys = resnet_keys(resnet_depth(state, prefix), prefix)
     return _convert("resnet", state, keys, ignore)
 
 
@@ -91,78 +82,215 @@ def projector(
     ignore: Sequence[str] = (),
 ) -> Tree:
     """Converts a projector: linear layers 0 and 2 under `prefix`; parameters of its `Model`."""
-    keys = {**_dense(f"{prefix}0", "fc1"), **_dense(f"{prefix}2", "fc2")}
-    return _convert("projector", state, keys, ignore)
+    return _convert("projector", state, projector_keys(prefix), ignore)["params"]
 
 
-def _encoder_keys(state: Arrays) -> dict[str, Target]:
+def vit_keys(
+    depth: int,
+    modules: Iterable[str] = OPTIONAL,
+    prefix: str = "",
+    patch: tuple[int, int] = (1, 100),
+) -> Keys:
+    """Keys of an ECG encoder.
+
+    Args:
+        modules: those of `OPTIONAL` that it has.
+        patch: leads and samples of a patch, needed on the way back.
+    """
     optional = {
-        **_norm("norm", "ecg_encoder/norm"),
-        **_norm("fc_norm", "ecg_encoder/fc_norm"),
-        "attention_pool.in_proj_weight": ("ecg_encoder/attention_pool/in_proj/kernel", _transpose),
-        "attention_pool.in_proj_bias": ("ecg_encoder/attention_pool/in_proj/bias", _same),
-        **_dense("attention_pool.out_proj", "ecg_encoder/attention_pool/out_proj"),
-        **_dense("head", "head/fc"),
+        "norm": _norm("norm", "norm"),
+        "fc_norm": _norm("fc_norm", "fc_norm"),
+        "attention_pool": {
+            "attention_pool.in_proj_weight": ("attention_pool/in_proj/kernel", _TRANSPOSE),
+            "attention_pool.in_proj_bias": ("attention_pool/in_proj/bias", _SAME),
+            **_dense("attention_pool.out_proj", "attention_pool/out_proj"),
+        },
     }
-    # An optional module is whole or absent.
-    present = {key.split(".")[0] for key in state}
-    return {
-        "cls_token": ("ecg_encoder/cls_token", _same),
-        "pos_embed": ("ecg_encoder/pos_embed", _same),
-        "patch_embed.proj.weight": ("ecg_encoder/patch_embed/kernel", _patch_kernel),
-        "patch_embed.proj.bias": ("ecg_encoder/patch_embed/bias", _same),
-        **_blocks(state, "blocks", "ecg_encoder"),
-        **{key: target for key, target in optional.items() if key.split(".")[0] in present},
+    keys = {
+        "cls_token": ("cls_token", _SAME),
+        "pos_embed": ("pos_embed", _SAME),
+        "patch_embed.proj.weight": ("patch_embed/kernel", _patch_kernel(patch)),
+        "patch_embed.proj.bias": ("patch_embed/bias", _SAME),
+        **_blocks(depth, "blocks"),
     }
+    for name in OPTIONAL:
+        if name in modules:
+            keys |= optional[name]
+    return _parameters(prefix, keys)
 
 
-def _blocks(state: Arrays, theirs: str, ours: str) -> dict[str, Target]:
+def decoder_keys(depth: int, prefix: str = "") -> Keys:
+    """Keys of the decoder of a masked autoencoder."""
+    keys = {
+        "mask_token": ("mask_token", _SAME),
+        "decoder_pos_embed": ("pos_embed", _SAME),
+        **_dense("decoder_embed", "embed"),
+        **_blocks(depth, "decoder_blocks"),
+        **_norm("decoder_norm", "norm"),
+        **_dense("decoder_pred", "predict"),
+    }
+    return _parameters(prefix, keys)
+
+
+def head_keys(prefix: str = "") -> Keys:
+    """Keys of the linear head of a downstream task."""
+    return _parameters(prefix, _dense("head", "fc"))
+
+
+def resnet_keys(depth: int, prefix: str = "encoder_imaging.", *, named: bool = False) -> Keys:
+    """Keys of a ResNet without its last layer.
+
+    Args:
+        named: torchvision's names (conv1, bn1, layer1 ... 4) in place of the numbers that a
+            `Sequential` of the children gives them (0, 1, 4 ... 7).
+    """
+    counts, bottleneck = RESNET_SIZES[depth]
+    conv1, bn1, *layers = _resnet_children(named)
+    keys = {**_conv(conv1, "conv1"), **_batch_norm(bn1, "bn1")}
+    for layer, blocks in enumerate(counts):
+        for i in range(blocks):
+            theirs, ours = f"{layers[layer]}.{i}", f"layer{layer + 1}_{i}"
+            for part in range(1, 4 if bottleneck else 3):
+                keys |= _conv(f"{theirs}.conv{part}", f"{ours}/conv{part}")
+                keys |= _batch_norm(f"{theirs}.bn{part}", f"{ours}/bn{part}")
+            if i == 0 and (layer or bottleneck):
+                keys |= _conv(f"{theirs}.downsample.0", f"{ours}/downsample_conv")
+                keys |= _batch_norm(f"{theirs}.downsample.1", f"{ours}/downsample_bn")
+    return {f"{prefix}{key}": target for key, target in keys.items()}
+
+
+def projector_keys(prefix: str) -> Keys:
+    """Keys of a projector: linear layers 0 and 2 under `prefix`."""
+    return _parameters(prefix, {**_dense("0", "fc1"), **_dense("2", "fc2")})
+
+
+def to_ours(state: Arrays, keys: Keys) -> Tree:
+    """Our variables from the arrays of `state` that `keys` names; absent ones stay absent.
+
+    Raises:
+        WeightsError: an array with the wrong number of axes.
+    """
+    tree: Tree = {}
+    for key, (path, change) in keys.items():
+        if key not in state:
+            continue
+        try:
+            array = change.ours(np.asarray(state[key]))
+        except ValueError as error:
+            shape = np.shape(state[key])
+            raise WeightsError(f"{key} has shape {shape}: {error}") from error
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return tree
+
+
+def to_torch(tree: Mapping[str, Any], keys: Keys) -> dict[str, np.ndarray]:
+    """The arrays of our variables under PyTorch keys; leaves that `tree` lacks stay absent."""
+    state = {}
+    for key, (path, change) in keys.items():
+        node: Any = tree
+        for name in path.split("/"):
+            node = node.get(name) if isinstance(node, Mapping) else None
+        if node is not None:
+            state[key] = change.torch(np.asarray(node))
+    return state
+
+
+def vit_modules(state: Iterable[str], prefix: str = "") -> set[str]:
+    """Which of `OPTIONAL` an encoder under `prefix` has, whole or in part."""
+    present = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
+    return present & set(OPTIONAL)
+
+
+def count_blocks(state: Iterable[str], name: str) -> int:
+    """Blocks called `name.0`, `name.1`, ..., at least one, so that what is missing has a name."""
+    return max(_count(state, rf"^{re.escape(name)}\.(\d+)\."), 1)
+
+
+def resnet_depth(state: Iterable[str], prefix: str, *, named: bool = False) -> int:
+    """The depth that the names of the blocks say.
+
+    Raises:
+        WeightsError: they are none of the known networks.
+    """
+    layers = [f"{prefix}{layer}" for layer in _resnet_children(named)[2:]]
+    counts = tuple(_count(state, rf"^{re.escape(layer)}\.(\d+)\.") for layer in layers)
+    bottleneck = any(re.search(r"\.conv3\.weight$", key) for key in state)
+    for depth, size in RESNET_SIZES.items():
+        if size == (counts, bottleneck):
+            return depth
+    raise WeightsError(
+        f"resnet: {counts} blocks under '{layers[0]}.' to '{layers[-1]}.' make none of the known "
+        f"depths {sorted(RESNET_SIZES)}; is the prefix right?"
+    )
+
+
+def _resnet_children(named: bool) -> tuple[str, ...]:
+    if named:
+        return ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+    return ("0", "1", "4", "5", "6", "7")
+
+
+def _parameters(prefix: str, keys: Keys) -> Keys:
+    return {f"{prefix}{key}": (f"params/{path}", change) for key, (path, change) in keys.items()}
+
+
+def _below(tower: str, keys: Keys) -> Keys:
+    def below(path: str) -> str:
+        collection, _, rest = path.partition("/")
+        return f"{collection}/{tower}/{rest}"
+
+    return {key: (below(path), change) for key, (path, change) in keys.items()}
+
+
+def _blocks(depth: int, theirs: str) -> Keys:
     keys = {}
-    for i in range(max(_count(state, rf"^{theirs}\.(\d+)\."), 1)):
-        keys |= _norm(f"{theirs}.{i}.norm1", f"{ours}/block_{i}/norm1")
-        keys |= _dense(f"{theirs}.{i}.attn.qkv", f"{ours}/block_{i}/attention/qkv")
-        keys |= _dense(f"{theirs}.{i}.attn.proj", f"{ours}/block_{i}/attention/proj")
-        keys |= _norm(f"{theirs}.{i}.norm2", f"{ours}/block_{i}/norm2")
-        keys |= _dense(f"{theirs}.{i}.mlp.fc1", f"{ours}/block_{i}/mlp/fc1")
-        keys |= _dense(f"{theirs}.{i}.mlp.fc2", f"{ours}/block_{i}/mlp/fc2")
+    for i in range(depth):
+        keys |= _norm(f"{theirs}.{i}.norm1", f"block_{i}/norm1")
+        keys |= _dense(f"{theirs}.{i}.attn.qkv", f"block_{i}/attention/qkv")
+        keys |= _dense(f"{theirs}.{i}.attn.proj", f"block_{i}/attention/proj")
+        keys |= _norm(f"{theirs}.{i}.norm2", f"block_{i}/norm2")
+        keys |= _dense(f"{theirs}.{i}.mlp.fc1", f"block_{i}/mlp/fc1")
+        keys |= _dense(f"{theirs}.{i}.mlp.fc2", f"block_{i}/mlp/fc2")
     return keys
 
 
-def _dense(theirs: str, ours: str) -> dict[str, Target]:
+def _dense(theirs: str, ours: str) -> Keys:
     return {
-        f"{theirs}.weight": (f"{ours}/kernel", _transpose),
-        f"{theirs}.bias": (f"{ours}/bias", _same),
+        f"{theirs}.weight": (f"{ours}/kernel", _TRANSPOSE),
+        f"{theirs}.bias": (f"{ours}/bias", _SAME),
     }
 
 
-def _norm(theirs: str, ours: str) -> dict[str, Target]:
+def _norm(theirs: str, ours: str) -> Keys:
     return {
-        f"{theirs}.weight": (f"{ours}/scale", _same),
-        f"{theirs}.bias": (f"{ours}/bias", _same),
+        f"{theirs}.weight": (f"{ours}/scale", _SAME),
+        f"{theirs}.bias": (f"{ours}/bias", _SAME),
     }
 
 
-def _conv(theirs: str, ours: str) -> dict[str, Target]:
-    return {f"{theirs}.weight": (f"params/{ours}/kernel", _conv_kernel)}
+def _conv(theirs: str, ours: str) -> Keys:
+    return {f"{theirs}.weight": (f"params/{ours}/kernel", _CONV_KERNEL)}
 
 
-def _batch_norm(theirs: str, ours: str) -> dict[str, Target]:
+def _batch_norm(theirs: str, ours: str) -> Keys:
     return {
         **_norm(theirs, f"params/{ours}"),
-        f"{theirs}.running_mean": (f"batch_stats/{ours}/mean", _same),
-        f"{theirs}.running_var": (f"batch_stats/{ours}/var", _same),
+        f"{theirs}.running_mean": (f"batch_stats/{ours}/mean", _SAME),
+        f"{theirs}.running_var": (f"batch_stats/{ours}/var", _SAME),
     }
 
 
-def _count(state: Arrays, pattern: str) -> int:
+def _count(state: Iterable[str], pattern: str) -> int:
     """One more than the largest number that `pattern` finds in the keys."""
     found = [re.search(pattern, key) for key in state]
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
-def _convert(
-    network: str, state: Arrays, keys: Mapping[str, Target], ignore: Sequence[str]
-) -> Tree:
+def _convert(network: str, state: Arrays, keys: Keys, ignore: Sequence[str]) -> Tree:
     ignore = (*ignore, r"\.num_batches_tracked$")
     missing = sorted(set(keys) - set(state))
     unused = sorted(
@@ -175,43 +303,29 @@ def _convert(
             f"{network}: the state dict does not fit.\n  missing: {missing}\n  unused: {unused}\n"
             "Name keys that are not wanted in 'ignore'."
         )
-    tree: Tree = {}
-    for key, (path, change) in keys.items():
-        try:
-            array = change(np.asarray(state[key]))
-        except ValueError as error:
-            shape = np.shape(state[key])
-            raise WeightsError(f"{network}: {key} has shape {shape}: {error}") from error
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
-    return tree
+    return to_ours(state, keys)
 
 
-def _same(array: np.ndarray) -> np.ndarray:
+def _patch_kernel(patch: tuple[int, int]) -> Change:
+    """[D, 1, leads, samples] <-> [leads * samples, D]."""
+    meaning = "[outputs, 1, leads, samples]"
+    return Change(
+        lambda array: _expect(array, 4, meaning).reshape(len(array), -1).T,
+        lambda array: array.T.reshape(-1, 1, *patch),
+    )
+
+
+def _expect(array: np.ndarray, axes: int, meaning: str) -> np.ndarray:
+    if array.ndim != axes:
+        raise ValueError(f"expected {meaning}")
     return array
 
 
-def _transpose(array: np.ndarray) -> np.ndarray:
-    """[outputs, inputs] -> [inputs, outputs]."""
-    _expect(array, 2, "[outputs, inputs]")
-    return array.T
-
-
-def _patch_kernel(array: np.ndarray) -> np.ndarray:
-    """[D, 1, leads, samples] -> [leads * samples, D]."""
-    _expect(array, 4, "[outputs, 1, leads, samples]")
-    return array.reshape(len(array), -1).T
-
-
-def _conv_kernel(array: np.ndarray) -> np.ndarray:
-    """[outputs, inputs, height, width] -> [height, width, inputs, outputs]."""
-    _expect(array, 4, "[outputs, inputs, height, width]")
-    return array.transpose(2, 3, 1, 0)
-
-
-def _expect(array: np.ndarray, axes: int, meaning: str) -> None:
-    if array.ndim != axes:
-        raise ValueError(f"expected {meaning}")
+_SAME = Change(lambda array: array, lambda array: array)
+# [outputs, inputs] <-> [inputs, outputs]
+_TRANSPOSE = Change(lambda array: _expect(array, 2, "[outputs, inputs]").T, np.transpose)
+# [outputs, inputs, height, width] <-> [height, width, inputs, outputs]
+_CONV_KERNEL = Change(
+    lambda array: _expect(array, 4, "[outputs, inputs, height, width]").transpose(2, 3, 1, 0),
+    lambda array: array.transpose(3, 2, 0, 1),
+)

@@ -100,7 +100,7 @@ class Model(nn.Module):
             name="patch_embed",
         )
         tokens = embed(patches) + position.astype(dtype)
-        first = jnp.broadcast_to(cls_token + pos_embed[:, :1], (len(ecg), 1, self.width))
+        first = jnp.broadcast_to(cls_token + pos_embed[:, :1], (ecg.shape[0], 1, self.width))
         tokens = jnp.concatenate([first.astype(dtype), tokens], axis=1)
 
         for i in range(self.depth):

@@ -1,5 +1,6 @@
 """Arrays on disk: only the rows that are used are read, and what cannot be used is named."""
 
+import os
 import pickle
 
 import numpy as np
@@ -148,3 +149,18 @@ def test_a_large_compressed_array_is_refused(tmp_path, monkeypatch):
     path, name = write(tmp_path, "packed-npz")
     with pytest.raises(ValueError, match="ecg.npy is compressed .* save it with numpy.save"):
         arrays.open_rows(path, name)
+
+
+def test_hdf5_takes_no_values_from_other_files(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "secret").write_bytes(bytes(48))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", (2, 6), "f4", external=[(tmp_path / "secret", 0, 48)])
+    with pytest.raises(ValueError, match="/x keeps its values in other files"):
+        arrays.open_rows(tmp_path / "a.h5")
+
+
+def test_a_pipe_is_no_array(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match="it is no file"):
+        arrays.open_rows(tmp_path / "a.npy")

@@ -209,3 +209,23 @@ def test_real_stacks_agree_with_their_nifti_volumes(recordings, patient):
     ]
     steps = np.diff(order)
     assert (steps > 0).all() or (steps < 0).all()
+
+
+def test_frames_of_different_size_are_no_cine(tmp_path):
+    contents = stack()
+    contents[1] = dicom(np.zeros((4, 5)), 0.0, 1)
+    contents[5] = dicom(np.zeros((4, 5)), 8.0, 1)
+    with pytest.raises(RefusedRecord, match="the frames of a slice have 2 different sizes"):
+        cine.read_zip(write_zip(tmp_path / "a.zip", contents))
+
+
+def test_pixels_of_an_impossible_size(tmp_path):
+    contents = stack(PixelSpacing=[50, 50])
+    with pytest.raises(RefusedRecord, match="pixels of 50 x 50 mm, expected 0.3 to 6 mm"):
+        cine.read_zip(write_zip(tmp_path / "a.zip", contents))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+def test_trigger_times_that_are_no_numbers_give_way_to_instance_numbers(tmp_path):
+    contents = stack(TriggerTime="nan")
+    assert first_pixels(cine.read_zip(write_zip(tmp_path / "a.zip", contents, 3))) == EXPECTED

@@ -104,3 +104,14 @@ def test_declared_labels():
     assert label_values({"AF": "", "x:regression": "3"}, labels) == {"x": 3}
     with pytest.raises(ValueError, match="AF is '2', expected 0 or 1"):
         label_values({"AF": "2", "x:regression": "3"}, labels)
+
+
+def test_values_that_cannot_be_true():
+    """Swapped columns, metres in place of centimetres."""
+    labels = {name: declared_label("t", name) for name in ("LVEF", "height")}
+    assert label_values({"LVEF": "55", "height": "180"}, labels) == {"LVEF": 55, "height": 180}
+    for cells in ({"LVEF": "150", "height": "180"}, {"LVEF": "55", "height": "1.8"}):
+        with pytest.raises(ValueError, match=r"expected (0 to 100 %|30 to 250 cm)"):
+            label_values(cells, labels)
+    own = {"height": Label("height", "regression", "table", "m")}
+    assert label_values({"height": "1.8"}, own) == {"height": 1.8}

@@ -177,3 +177,15 @@ def test_other_packing_methods_are_refused(tmp_path):
         archive.writestr("0.dcm", dicom(PIXELS, 0.0, 0))
     with pytest.raises(RefusedRecord, match=r"packed with method 12, expected 0 \(stored\) or 8"):
         dicom_images.read_zip(path)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+def test_a_scale_that_is_no_number(tmp_path):
+    content = dicom(PIXELS, 0.0, 0, RescaleSlope="nan")
+    with pytest.raises(RefusedRecord, match="RescaleSlope is nan"):
+        dicom_images.read_zip(write_zip(tmp_path / "a.zip", [content]))
+
+
+def test_a_reason_is_the_same_in_every_run():
+    error = ValueError("no image in <_io.BytesIO object at 0x7fbb448641d0>")
+    assert dicom_images._brief(error) == "no image in <_io.BytesIO object>"

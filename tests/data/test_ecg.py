@@ -172,7 +172,7 @@ def test_a_short_recording_is_padded_after_the_preprocessing_on_request(rate):
 
 def test_a_rate_just_below_the_nominal_one_needs_no_further_sample():
     _, flags = ecg.prepare("x", recording(rate=499.9999999))
-    assert flags == ("resampled from 500 Hz",)
+    assert flags == ("resampled from 499.9999999 Hz",)
 
 
 def test_missing_samples_are_flagged_or_refused():
@@ -241,3 +241,9 @@ def test_a_flat_lead_ii_says_nothing_about_the_others():
 def test_an_offset_that_the_clipping_turns_into_the_signal_is_flagged():
     _, flags = ecg.prepare("x", recording(person(0) + 20.0))
     assert flags == ("clipped: 100% of the samples, some lead may have an offset",)
+
+
+def test_values_that_no_electrode_has_are_refused():
+    signal = person(0)
+    with pytest.raises(RefusedRecord, match=r"values of 1e\+30 mV, which no electrode has"):
+        ecg.prepare("x", recording(signal=np.where(signal == signal.max(), 1e30, signal)))

@@ -92,12 +92,12 @@ def test_rows_that_cannot_be_used_are_refused_by_line(tmp_path):
     table = read(write(tmp_path, rows))
     assert table.refusals == {
         5: "labels.csv, line 7: CAD is 'maybe', expected 0 or 1",
-        6: "labels.csv, line 8: LVEF is 'ten', expected a number, or nothing when it is missing",
+        6: "labels.csv, line 8: LVEF is 'ten', expected a number from 0 to 100 %, or nothing",
         7: "labels.csv, line 9: the cell under record is empty",
         8: "labels.csv, line 10: split is 'dev', expected one of train, val, test, or nothing",
         9: "labels.csv, line 11: record a is on line 2 already",
         10: "labels.csv, line 12: 4 cells, the header line has 8",
-        11: "labels.csv, line 13: LVEF is 'inf', expected a number, or nothing when it is missing",
+        11: "labels.csv, line 13: LVEF is 'inf', expected a number from 0 to 100 %, or nothing",
     }
     assert table.records[7] == "line 9"
 
@@ -177,3 +177,17 @@ def test_an_empty_split_is_assigned(tmp_path):
     table = read(write(tmp_path, ("a,,1", "b,test,0"), "record,split,CAD\n"), {"binary": "CAD"})
     assert table.splits == [assign_split("a"), "test"]
     assert table.assigned == [True, False]
+
+
+def test_swapped_columns_of_known_labels(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("record,LVEF,LVEDV\na,150,55\nb,170,60\nc,160,\n")
+    with pytest.raises(ValueError, match="LVEF is '150', expected a number from 0 to 100 %"):
+        label_table.read(path, label_table.columns({"regression": "LVEF,LVEDV"}))
+
+
+def test_a_row_without_its_file(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("record,ecg\na,a.npy\nb,\n")
+    table = label_table.read(path, (), file_column="ecg")
+    assert table.refusals == {1: "labels.csv, line 3: the cell under ecg is empty"}

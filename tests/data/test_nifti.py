@@ -166,7 +166,7 @@ def test_broken_files(tmp_path, volume, kind, reason):
 def test_absent_files_and_folders(tmp_path):
     with pytest.raises(RefusedRecord, match="the file is absent"):
         nifti.read(tmp_path / "none.nii")
-    with pytest.raises(RefusedRecord, match="cannot be read: Is a directory"):
+    with pytest.raises(RefusedRecord, match="cannot be read: it is no file"):
         nifti.read(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Files of a split; the content of the records is in `test_cohort.py`."""
 
 import numpy as np
+import pytest
 from tiny_source import TinySource
 
 from mmcl_jax.data.records import (
@@ -41,3 +42,14 @@ def test_arrays_for_records_are_aligned():
     }
     assert all(array.ctypes.data % 64 == 0 for array in arrays.values())
     assert sum(array.nbytes for array in arrays.values()) == 3 * record_bytes(fields)
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path):
+    class Full:
+        def write(self, record):
+            raise RuntimeError("write() failed: No space left on device")
+
+    writer = ShardWriter(tmp_path / "a")
+    writer._writer = Full()
+    with pytest.raises(OSError, match="No space left on device"):
+        writer.write(b"x")

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -278,3 +280,13 @@ def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
     (tmp_path / "b.dat").mkdir()
     with pytest.raises(RefusedRecord, match="b.dat: cannot be read"):
         wfdb.read(tmp_path / "b.hea")
+
+
+def test_pipes_do_not_hold_up_a_preparation(tmp_path, digital):
+    header = write(tmp_path, digital)
+    (tmp_path / "a.dat").unlink()
+    os.mkfifo(tmp_path / "a.dat")
+    os.mkfifo(tmp_path / "b.hea")
+    for path in (header, tmp_path / "b.hea"):
+        with pytest.raises(RefusedRecord, match="cannot be read: it is no file"):
+            wfdb.read(path)

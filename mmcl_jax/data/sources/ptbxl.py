@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcl_jax.data.csv_table import CsvTable, file_below, integer, number
+from mmcl_jax.data.csv_table import CsvTable, file_below, integer, number, truth
 from mmcl_jax.data.ecg import DEFAULT, EcgSettings
 from mmcl_jax.data.ecg_task import EcgTask, read_wfdb, torn_subjects
 from mmcl_jax.data.labels import DEMOGRAPHICS, Label
@@ -83,7 +83,10 @@ class PtbXl:
             try:
                 if problem:
                     raise ValueError(problem)
-                split = split_of_fold.get(integer(row, "strat_fold"))
+                fold = integer(row, "strat_fold")
+                if not 1 <= fold <= _FOLDS:
+                    raise ValueError(f"strat_fold is {fold}, expected 1 to {_FOLDS}")
+                split = split_of_fold.get(fold)
                 if split is not None:
                     tasks.append(_task(folder, row, split, classes))
             except ValueError as error:
@@ -99,6 +102,7 @@ class PtbXl:
 
 _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "height", "weight", "scp_codes", "strat_fold")
 _COLUMNS += ("filename_hr",)
+_FOLDS = 10
 # PTB-XL writes 300 for every age above 89.
 _AGE_WITHHELD = 300
 
@@ -126,7 +130,7 @@ def _task(
         values["age"] = math.nan
         flags = ("age above 89, withheld by the data set",)
     # PTB-XL writes 0 for male and 1 for female, the label is 1 for male.
-    values["sex"] = 1.0 - values["sex"]
+    values["sex"] = 1.0 - truth(row, "sex")
     labels |= {name: value for name, value in values.items() if not math.isnan(value)}
 
     return EcgTask(

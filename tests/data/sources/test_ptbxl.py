@@ -87,6 +87,8 @@ def test_errors_name_table_and_field(tmp_path):
         (row(2, 1, "(" * 5000, 1), "scp_codes is"),
         (row(2, "", "{}", 1), "patient_id is '', expected an integer"),
         (row(2, 1, "{}", "NORM"), "strat_fold is 'NORM', expected an integer"),
+        (row(2, 1, "{}", 11), "strat_fold is 11, expected 1 to 10"),
+        (row(2, 1, "{}", 1, sex="7"), "sex is '7', expected 0 or 1"),
         ("2,1,56", "3 cells, the header line has 10"),
         (row(2, 1, "{}", 1).replace("records500", "../.."), r".*expected the path of a file below"),
     ],
