@@ -258,8 +258,6 @@ class Experiment:
     def _take_over(self, stage: Stage, params: Any, extra: Any) -> tuple[Any, Any]:
         """Replaces towers by those of earlier stages, of another run, or of `mmcl_jax.port`."""
         for tower, origin in stage.config["init"].items():
-            if not origin:
-                continue
             wanted = {**self.config["models"][tower], **stage.config["towers"][tower]}
             if ported.is_ported(origin) and origin not in [other.name for other in self.stages]:
                 found = ported.read(origin)

@@ -100,7 +100,7 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
         module = _module(source) if source == name else None
         options = sources.add_parser(
             source,
-            help=summary,
+            help=summary.replace("%", "%%"),
             description=f"Prepare a cohort from {summary}.",
             epilog=module and f"example: python -m mmcl_jax.prepare {source} {module.EXAMPLE}",
         )

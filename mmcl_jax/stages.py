@@ -56,6 +56,9 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
                 f"order names stage {group!r}; the configuration has {', '.join(config['stages'])}"
             )
         settings = dict(config["stages"][group])
+        if "init" in settings:
+            # An empty origin is there to be set on the command line.
+            settings["init"] = {tower: at for tower, at in settings["init"].items() if at}
         targets = settings.pop("targets", ())
         seeds = settings.pop("seeds", ())
         if seeds and not targets:
@@ -97,7 +100,7 @@ def check(stage: Stage, earlier: Sequence[Stage]) -> None:
         )
     names = [other.name for other in earlier if "objective" in other.config]
     for tower, origin in config["init"].items():
-        known = not origin or origin in names or ":" in origin or ported.is_ported(origin)
+        known = origin in names or ":" in origin or ported.is_ported(origin)
         if not known:
             raise ValueError(
                 f"{where}.init takes {tower} from {origin!r}, which is no earlier stage "

@@ -104,7 +104,7 @@ def test_options_reach_the_synthetic_source(monkeypatch, tmp_path):
     assert made == [expected]
 
 
-@pytest.mark.parametrize("source", ["synthetic", "ptbxl", "dicom"])
+@pytest.mark.parametrize("source", prepare.SOURCES)
 def test_help(source, capsys):
     with pytest.raises(SystemExit) as stop:
         prepare.main([source, "--help"])
@@ -112,6 +112,13 @@ def test_help(source, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert f"example: python -m mmcl_jax.prepare {source} " in text
     assert "--strict" in text
+
+
+def test_help_lists_the_sources(capsys):
+    with pytest.raises(SystemExit) as stop:
+        prepare.main(["--help"])
+    assert stop.value.code == 0
+    assert "CODE-15%: 345,779 ECGs" in capsys.readouterr().out
 
 
 def test_a_command_line_with_a_worker_process(tmp_path):
