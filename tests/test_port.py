@@ -441,7 +441,7 @@ def test_a_stage_starts_from_a_ported_encoder(tmp_path, capsys):
     config["models"]["ecg_encoder"]["heads"] = 2
     with pytest.raises(ValueError, match="has heads 3; the configuration says heads 2"):
         experiment._take_over(stage, {"ecg_encoder": fresh, "head": {}}, {})
-    finetune["init"]["ecg_encoder"] = "nowhere"
+    stage.config["init"]["ecg_encoder"] = "nowhere"
     with pytest.raises(ValueError, match="no folder that mmcl_jax.port wrote"):
         check(stage, [])
 
