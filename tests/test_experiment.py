@@ -1,19 +1,14 @@
 """The whole path on a handful of synthetic subjects: from a configuration file to a report."""
 
-import csv
-import importlib.util
 import json
-import os
 import pathlib
 import shutil
-import signal
-import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
 import pytest
+from tiny_experiment import read_config, rows, shrink, start
 
 from mmcl_jax.checkpoints import load
 from mmcl_jax.command import run_verb
@@ -21,52 +16,10 @@ from mmcl_jax.data.cohort import settings_hash
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.run_dir import RunDir
 
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
-
-
-def read_config(name: str, argument: str = "demo"):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(argument)
-    config.unlock()
-    return config
-
-
-def shrink(config, epochs: int = 1) -> dict:
-    """Every stage of a configuration in a second or so of steps."""
-    config.models.ecg_encoder.update({"width": 16, "depth": 1, "heads": 2, "samples": 1000})
-    config.models.decoder.update({"width": 16, "depth": 1, "heads": 2, "samples": 1000})
-    if "cmr_encoder" in config.models:
-        config.models.cmr_encoder.update({"depth": 18, "width": 8})
-        config.data.synthetic.subjects = 80
-        config.data.prepare_workers = 0
-    for name in config.order:
-        stage = config.stages[name]
-        if "objective" not in stage:
-            continue
-        stage.epochs, stage.batch_size = epochs, 8
-        stage.optimizer.warmup_epochs = 0
-        stage.ecg_view.length = 1000
-        if "cmr" in stage.fields:
-            stage.cmr_view.size = 48
-        if stage.targets:
-            with config.ignore_type():
-                stage.targets = tuple(t for t in stage.targets if t not in ("AF", "DM"))
-    config.stages.evaluate.update({"resamples": 50, "batch_size": 8})
-    return json.loads(config.to_json())
-
 
 def snapshot(folder: pathlib.Path) -> dict[str, tuple[int, int]]:
     files = (file for file in folder.rglob("*") if file.is_file())
     return {str(f): (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
-
-
-def start(config: dict, folder: pathlib.Path) -> Experiment:
-    run = RunDir(folder)
-    experiment = Experiment(config, run)
-    run.write_config(config)
-    return experiment
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +28,6 @@ def finished(tmp_path_factory):
     config = shrink(read_config("mmcl"))
     assert start(config, folder).run_all()
     return config, folder
-
-
-def rows(folder):
-    with (folder / "report" / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_every_stage_leaves_its_results(finished):
@@ -333,97 +281,6 @@ def test_a_frozen_tower_stays_bit_for_bit(finished, tmp_path):
         extra["batch_stats"]["cmr_encoder"],
         image_extra["batch_stats"]["cmr_encoder"],
     )
-
-
-# --- as a user runs it ---------------------------------------------------------------------------
-
-
-def main_command(folder, cache, cohort, *changes):
-    """The command line of a tiny run: MDM, SimCLR of the CMR encoder, fine-tuning of CAD."""
-    flags = [
-        "config.models.ecg_encoder.width=16", "config.models.ecg_encoder.heads=2",
-        "config.models.ecg_encoder.depth=1", "config.models.decoder.width=16",
-        "config.stages.mdm.batch_size=8", "config.stages.finetune.batch_size=8",
-        "config.stages.mdm.epochs=30", "config.stages.finetune.epochs=30",
-        "config.stages.finetune.patience=-1", "config.stages.finetune.targets=('CAD',)",
-        "config.stages.finetune.init.ecg_encoder=mdm",
-        "config.stages.finetune.new=('/attention_pool/','/fc_norm/')",
-        "config.stages.finetune.unused=('/norm/',)",
-        f"config.data.path={cohort}", f"workdir={folder}", f"compile_cache={cache}",
-        "config.models.cmr_encoder.width=8", "config.stages.image.batch_size=8",
-        "config.stages.image.epochs=12", "config.stages.image.cmr_view.size=32",
-        "stages=mdm,image,finetune", *changes,
-    ]  # fmt: skip
-    command = [sys.executable, "-m", "mmcl_jax.main", f"--config={CONFIGS / 'mmcl.py'}:demo"]
-    return [*command, *(f"--{flag}" for flag in flags)]
-
-
-def run_command(command, **options):
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
-
-
-def kill_when(command, checkpoint: pathlib.Path, number: signal.Signals):
-    """Starts `command` and signals it as soon as a stage has a checkpoint."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 600
-    while not any(path.name.isdigit() for path in checkpoint.glob("*")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(number)
-    output = process.communicate(timeout=120)
-    return process.returncode, output
-
-
-@pytest.mark.slow
-def test_killed_in_any_stage_ends_in_the_same_parameters(finished, tmp_path):
-    cohort, cache = finished[1] / "cohort", tmp_path / "cache"
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    result = run_command(main_command(whole, cache, cohort))
-    assert result.returncode == 0, result.stderr
-    command = main_command(killed, cache, cohort)
-    for stage in ("mdm", "image", "finetune/CAD/0"):
-        folder = killed / "stages" / stage
-        code, _ = kill_when(command, folder / "checkpoints" / "latest", signal.SIGKILL)
-        assert code == -signal.SIGKILL
-        assert not (folder / "done.json").exists()
-    result = run_command(command)
-    assert result.returncode == 0, result.stderr
-    for stage in ("mdm", "image", "finetune/CAD/0"):
-        for which in ("latest", "best"):
-            ours = load(killed / "stages" / stage, which)
-            theirs = load(whole / "stages" / stage, which)
-            jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_says_how_to_continue(finished, tmp_path):
-    command = main_command(tmp_path / "run", tmp_path / "cache", finished[1] / "cohort")
-    latest = tmp_path / "run" / "stages" / "mdm" / "checkpoints" / "latest"
-    code, (_, errors) = kill_when(command, latest, signal.SIGTERM)
-    assert code == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM and saved at step" in errors
-    assert "python -m mmcl_jax.main" in errors
-    assert f"--workdir={tmp_path / 'run'}" in errors
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("config.stages.mdm.epoch=3", "epoch"),
-        ("config.data.path=/no/such/cohort", "/no/such/cohort"),
-        ("stages=mdn", "no stage mdn"),
-        ("config.data.preprocessing.ecg.clip=3.0", "ecg.clip: found 4.0, expected 3.0"),
-        ("config.stages.mdm.batch_size=4096", "4096"),
-    ],
-)
-def test_bad_input_ends_in_one_line(finished, tmp_path, change, message):
-    command = main_command(tmp_path / "run", tmp_path / "cache", finished[1] / "cohort", change)
-    result = run_command(command, env={**os.environ, "JAX_PLATFORMS": "cpu"})
-    assert result.returncode != 0
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
-    assert len(result.stderr.strip().splitlines()) <= 3
 
 
 def test_unknown_config_argument_lists_the_known():

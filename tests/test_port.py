@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_experiment import read_config, shrink
 from test_torch_file import Call, touch
+from tiny_experiment import read_config, shrink
 
 from mmcl_jax import checkpoints, models, ported, safetensors_file, torch_file, torch_writer
 from mmcl_jax.experiment import Experiment

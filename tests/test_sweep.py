@@ -10,15 +10,13 @@ import jax
 import numpy as np
 import optax
 import pytest
-import tiny
-from jax.experimental.compilation_cache import compilation_cache
-from test_experiment import read_config, start
+from tiny_experiment import start
 from tiny_source import TinySource
+from tiny_sweep import BATCH, GRID, config_of
 
-from mmcl_jax import default_config, stages, sweep, sweep_grid, sweep_loop
+from mmcl_jax import stages, sweep, sweep_grid, sweep_loop
 from mmcl_jax.checkpoints import load
 from mmcl_jax.data import cohort as cohorts
-from mmcl_jax.data.labels import DISEASES, PHENOTYPES
 from mmcl_jax.data.order import EpochOrder
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.run_dir import RunDir
@@ -28,7 +26,7 @@ from mmcl_jax.sweep_data import SweepData
 from mmcl_jax.sweep_program import Program
 from mmcl_jax.train import Interrupted
 
-BATCH, STEPS = 8, 20
+STEPS = 20
 # Settings that a member alone would not even compile where they are 0, and rates that are too low
 # to get anywhere: those members stop early.
 MEMBERS = (
@@ -40,22 +38,11 @@ MEMBERS = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Runs that are repeated here, such as continued ones, do not compile again."""
-    changes = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.5,
-    }
-    before = {name: getattr(jax.config, name) for name in changes}
-    for name, value in changes.items():
-        jax.config.update(name, value)
+def compiled_quickly():
+    """Many programs of a few steps each."""
     jax.config.update("jax_disable_most_optimizations", True)
-    compilation_cache.reset_cache()
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -71,43 +58,6 @@ def cohort_folder(tmp_path_factory):
     source = TinySource(count=60, without_cmr=tuple(range(60)), changes=tuple(changes))
     cohorts.write(source, folder, workers=0, progress=False)
     return folder
-
-
-def config_of(cohort_folder, grid=None, **fields):
-    config = default_config.experiment("sweep")
-    config.order = ("finetune", "evaluate")
-    config.stages.evaluate = {"splits": ("val",), "crops": 1, "resamples": 20, "batch_size": 8}
-    config.models = {
-        "ecg_encoder": {**tiny.VIT, "depth": 2, "pool": "attention"}, "head": {"name": "head"}
-    }  # fmt: skip
-    config.stages.finetune = default_config.stage(
-        "supervised",
-        **{
-            "settings": {"label_smoothing": 0.1},
-            "towers": {"ecg_encoder": {"drop_path": 0.2}, "head": {}},
-            "targets": ("CAD",),
-            "seeds": (0, 101),
-            "ecg_view": {"length": 500},
-            "batch_size": BATCH,
-            "epochs": 4,
-            "log_every": 5,
-            "optimizer": {
-                "name": "adamw", "base_rate": 1e-4, "weight_decay": 0.1, "layer_decay": 0.5,
-                "schedule": "cosine", "warmup_epochs": 1,
-            },
-            "select": "val/loss",
-            # Who does not gain 0.0002 in an epoch stops.
-            "patience": 0,
-            "band": -2e-4,
-            **fields,
-        },
-    )  # fmt: skip
-    if grid:
-        config.stages.finetune.sweep = {"grid": grid, "seeds": (), "members": 8}
-    plain = json.loads(config.to_json())
-    plain["data"]["path"] = str(cohort_folder)
-    plain["data"]["preprocessing"] = cohorts.open_cohort(cohort_folder).settings
-    return plain
 
 
 @pytest.fixture(scope="module")
@@ -247,8 +197,6 @@ def test_a_member_that_diverges_ends_alone(parts, together):
 
 # --- a whole sweep ---------------------------------------------------------------------------
 
-GRID = {"batch_size": (8, 16), "rate": (3e-6, 5e-4)}
-
 
 def table(folder):
     with (folder / "sweep" / "finetune" / "CAD" / "results.csv").open() as file:
@@ -373,67 +321,3 @@ def test_another_grid_in_the_same_folder_is_refused(tmp_path):
     results.begin({"stage": {"sweep": {"grid": {"rate": [1e-3]}}}})
     with pytest.raises(ValueError, match="other settings: stage.sweep.grid.rate"):
         results.begin({"stage": {"sweep": {"grid": {"rate": [1e-4]}}}})
-
-
-# --- the grid --------------------------------------------------------------------------------
-
-
-def test_the_grid_of_the_paper_has_648_points():
-    config = json.loads(read_config("mmcl", "sweep").to_json())
-    finetune = [stage for stage in stages.expand(config) if stage.target == "CAD"]
-    assert [stage.seed for stage in finetune] == [0, 101, 202, 303, 404]
-    sweep_grid.check(finetune[0])
-    grid = finetune[0].config["sweep"]["grid"]
-    points = sweep_grid.points(grid, DISEASES[:1])
-    assert len(points) == len({tuple(point.items()) for point in points}) == 648
-    # Without classes there is nothing to smooth.
-    assert len(sweep_grid.points(grid, PHENOTYPES)) == 216
-    small = json.loads(read_config("mmcl", "demo,sweep").to_json())["stages"]["finetune"]["sweep"]
-    assert len(sweep_grid.points(small["grid"])) == 4
-
-
-def test_a_point_changes_what_its_axes_say(cohort_folder):
-    stage = stages.expand(config_of(cohort_folder, GRID))[0]
-    point = {
-        "batch_size": 16, "layer_decay": 0.75, "drop_path": 0, "label_smoothing": 0.2,
-        "weight_decay": 0.3, "rate": 1e-3,
-    }  # fmt: skip
-    member = sweep_grid.at_point(stage, point, 7)
-    assert (member.name, member.seed) == ("finetune/CAD/7", 7)
-    config = member.config
-    assert config["batch_size"] == 16
-    assert config["settings"]["label_smoothing"] == 0.2
-    assert config["towers"]["ecg_encoder"] == {"drop_path": 0.0}
-    assert {"rate": 1e-3, "weight_decay": 0.3, "layer_decay": 0.75}.items() <= (
-        config["optimizer"].items()
-    )
-    assert "base_rate" not in config["optimizer"]
-    assert stage.config["batch_size"] == BATCH
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sweep": {"grid": {"decay": (1,)}}}, "has no axis decay; known: batch_size, layer_decay"),
-        ({"sweep": {"gird": {}}}, "sweep has no field gird; it has grid, seeds, members"),
-        ({"sweep": {"seeds": (1,)}}, "grid has no axis; known"),
-        ({"sweep": {"grid": {"rate": (1,), "base_rate": (1,)}}}, "a member has one learning rate"),
-        ({"sweep": {"grid": {"rate": 1e-3}}}, "grid.rate is 0.001, expected a list of numbers"),
-        ({"sweep": {"grid": {"batch_size": (0.5,)}}}, "expected whole numbers from 1"),
-        ({"sweep": {"grid": {"rate": (1, 1)}}}, "lists a value twice"),
-        ({"sweep": {"grid": {"rate": (1,)}}, "hand_on": "latest"}, "keeps the best parameters"),
-        ({"sweep": {"grid": {"batch_size": (3,)}}, "accumulate": 2}, "do not divide by accumulate"),
-    ],
-)
-def test_a_grid_is_checked_before_anything_is_trained(cohort_folder, changes, message):
-    stage = stages.expand(config_of(cohort_folder))[0]
-    with pytest.raises(ValueError, match=message):
-        stages.check(dataclasses.replace(stage, config={**stage.config, **changes}), [])
-
-
-def test_the_best_point_has_the_best_mean_and_no_diverged_member():
-    values = {0: [0.7, 0.8], 1: [0.9, None], 2: [0.85, 0.65], 3: [0.75, 0.75]}
-    assert sweep_grid.choose(values, 1) == 0
-    assert sweep_grid.choose({0: [0.5], 1: [0.3]}, -1) == 1
-    with pytest.raises(ValueError, match="each of the 2 points .* lower the learning rates"):
-        sweep_grid.choose({0: [None], 1: [float("nan")]}, 1)

@@ -72,6 +72,15 @@ def torn_subjects(tasks: Iterable[EcgTask]) -> list[str]:
     return sorted(subject for subject, found in splits.items() if len(found) > 1)
 
 
+def check_splits(place: object, tasks: Iterable[EcgTask]) -> None:
+    """Raises ValueError naming `place` where a subject is in more than one split."""
+    if torn := torn_subjects(tasks):
+        raise ValueError(
+            f"{place}: {len(torn)} subjects are in more than one split "
+            f"({', '.join(torn[:10])}); give all records of a person the same split"
+        )
+
+
 def add_length_argument(parser: argparse.ArgumentParser) -> None:
     """The option for recordings of less than 10 s, the same for every source of ECGs."""
     parser.add_argument(

@@ -1,14 +1,42 @@
 """Tables that pair CMRs with ECGs: columns subject, cmr, ecg; optional split, and labels."""
 
+import argparse
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from mmcl_jax.data.csv_table import CsvTable, Row, declared_label, file_below, label_values
-from mmcl_jax.data.ecg_task import torn_subjects
+from mmcl_jax.data.ecg_task import add_length_argument, check_splits
 from mmcl_jax.data.labels import Label
 from mmcl_jax.data.paired_task import PairedTask
 from mmcl_jax.data.subject import SPLITS, assign_split
+
+
+def add_pairs_arguments(parser: argparse.ArgumentParser, cmr: str, otherwise: str) -> None:
+    """The options of a source of CMRs that can be paired with ECGs.
+
+    Args:
+        cmr: what the column `cmr` holds.
+        otherwise: what happens without a table, as a sentence.
+    """
+    parser.add_argument(
+        "--pairs",
+        metavar="CSV",
+        help=f"columns subject, cmr ({cmr}) and ecg (path of the WFDB header), one of the two "
+        "empty where there is none; optional columns: split (train, val or test), and labels, "
+        "known ones by name or declared in the header line as NAME:binary or "
+        f"NAME:regression:UNIT. {otherwise}",
+    )
+    parser.add_argument(
+        "--ecg",
+        dest="ecg_input",
+        metavar="FOLDER",
+        help="folder that the ECG paths are relative to; default: the input folder",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the splits, where nothing names one; default: 0"
+    )
+    add_length_argument(parser)
 
 
 def read_pairs(
@@ -34,15 +62,6 @@ def read_pairs(
     tasks = [_task(table, row, cmr_folder, ecg_folder, labels, seed) for row in table]
     check_splits(table.path, tasks)
     return tuple(labels.values()), tasks
-
-
-def check_splits(place: pathlib.Path, tasks: Sequence[PairedTask]) -> None:
-    """Raises ValueError where a subject is in more than one split."""
-    if torn := torn_subjects(tasks):
-        raise ValueError(
-            f"{place}: {len(torn)} subjects are in more than one split "
-            f"({', '.join(torn[:10])}); give all records of a person the same split"
-        )
 
 
 _COLUMNS = ("subject", "cmr", "ecg")

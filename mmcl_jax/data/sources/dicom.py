@@ -13,10 +13,9 @@ from typing import Any
 
 from mmcl_jax.data import cmr, ecg, wfdb
 from mmcl_jax.data.cine import read_zip
-from mmcl_jax.data.ecg_task import add_length_argument
 from mmcl_jax.data.labels import Label
 from mmcl_jax.data.paired_task import PairedTask
-from mmcl_jax.data.pairs import read_pairs
+from mmcl_jax.data.pairs import add_pairs_arguments, read_pairs
 from mmcl_jax.data.subject import Subject, assign_split
 
 EXAMPLE = "--input cmr/ --pairs pairs.csv --ecg ecg/ --output cohorts/hospital"
@@ -27,24 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", required=True, metavar="FOLDER", help="folder with one .zip per examination"
     )
-    parser.add_argument(
-        "--pairs",
-        metavar="CSV",
-        help="columns subject, cmr (path of the zip) and ecg (path of the WFDB header), one of the "
-        "two empty where there is none; optional columns: split (train, val or test), and labels, "
-        "known ones by name or declared in the header line as NAME:binary or "
-        "NAME:regression:UNIT. Without it every zip is a subject without ECG",
-    )
-    parser.add_argument(
-        "--ecg",
-        dest="ecg_input",
-        metavar="FOLDER",
-        help="folder that the ECG paths are relative to; default: the input folder",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the splits, where the CSV names none; default: 0"
-    )
-    add_length_argument(parser)
+    add_pairs_arguments(parser, "path of the zip", "Without it every zip is a subject without ECG")
 
 
 def make(**options: Any) -> "DicomZips":

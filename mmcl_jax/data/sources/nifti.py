@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcl_jax.data import cmr, ecg, nifti_examination, nifti_layouts, wfdb
-from mmcl_jax.data.ecg_task import add_length_argument
+from mmcl_jax.data.ecg_task import check_splits
 from mmcl_jax.data.labels import DEMOGRAPHICS, PHENOTYPES, Label
 from mmcl_jax.data.nifti_examination import Files, Options
 from mmcl_jax.data.nifti_layouts import Found
 from mmcl_jax.data.paired_task import PairedTask
-from mmcl_jax.data.pairs import check_splits, read_pairs
+from mmcl_jax.data.pairs import add_pairs_arguments, read_pairs
 from mmcl_jax.data.subject import RefusedRecord, Subject, assign_split
 from mmcl_jax.data.ventricles import CONVENTIONS, Convention, convention
 
@@ -59,24 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the files were written by dcm2niix, which stores the rows from the bottom up",
     )
-    parser.add_argument(
-        "--pairs",
-        metavar="CSV",
-        help="columns subject, cmr (folder of the examination, or its folder and the beginning of "
-        "the file names) and ecg (path of the WFDB header), one of the two empty where there is "
-        "none; optional columns: split, and labels, known ones by name or declared in the header "
-        "line as NAME:binary or NAME:regression:UNIT",
+    add_pairs_arguments(
+        parser,
+        "folder of the examination, or its folder and the beginning of the file names",
+        "Without it every examination is a subject without ECG",
     )
-    parser.add_argument(
-        "--ecg",
-        dest="ecg_input",
-        metavar="FOLDER",
-        help="folder that the ECG paths are relative to; default: the input folder",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the splits, where nothing names one; default: 0"
-    )
-    add_length_argument(parser)
 
 
 def make(**options: Any) -> "Nifti":

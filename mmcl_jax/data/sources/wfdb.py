@@ -14,7 +14,7 @@ from typing import Any
 
 from mmcl_jax.data.csv_table import CsvTable, declared_label, file_below, label_values
 from mmcl_jax.data.ecg import DEFAULT, EcgSettings
-from mmcl_jax.data.ecg_task import EcgTask, add_length_argument, read_wfdb, torn_subjects
+from mmcl_jax.data.ecg_task import EcgTask, add_length_argument, check_splits, read_wfdb
 from mmcl_jax.data.header_comments import LABELS, demographics
 from mmcl_jax.data.labels import Label
 from mmcl_jax.data.subject import SPLITS, Subject, assign_split
@@ -117,11 +117,7 @@ class Wfdb:
                 row = {} if rows is None else rows[record]
                 task = _complete(task, row, labels, pattern, seed)
             tasks.append(task)
-        if torn := torn_subjects(tasks):
-            raise ValueError(
-                f"{table}: {len(torn)} subjects are in more than one split ({', '.join(torn[:10])})"
-                "; give all records of a person the same split"
-            )
+        check_splits(table, tasks)
         self.tasks = tuple(tasks)
 
     def load(self, task: EcgTask) -> Subject:
