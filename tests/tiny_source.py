@@ -32,6 +32,7 @@ class TinySource:
     without_ecg: tuple[int, ...] = ()
     without_cmr: tuple[int, ...] = ()
     changes: tuple[tuple[int, str, object], ...] = ()  # record, field of Subject, value
+    errors: tuple[tuple[int, Exception], ...] = ()  # record, what its reading raises
     settings_: tuple[tuple[str, object], ...] = (("clip", 4.0), ("groups", ((0, 3), (3, 6))))
 
     name = "tiny"
@@ -52,6 +53,9 @@ class TinySource:
     def load(self, task):
         if task in self.refused:
             raise RefusedRecord(f"/recordings/r{task:03d}.hea", "lead V6 is absent")
+        for record, error in self.errors:
+            if record == task:
+                raise error
         rng = np.random.default_rng(task)
         person = task - 1 if task < self.paired and task % 2 else task
         labels = {

@@ -13,6 +13,7 @@ import os
 import pathlib
 import signal
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -71,7 +72,10 @@ def load_in_order(
 ) -> Iterator[Loaded | Refused]:
     """Yields the records of tasks in their order.
 
-    A task that has a `record` or a `path` goes by them in the report.
+    A task that has a `record` or a `path` goes by them in the report. A record at which the reading
+    fails in a way that the source did not foresee is refused like any other, with the line that
+    failed; a failure of the machine (a file system that is gone, no memory) ends the loading,
+    because the records after it would fail as well.
 
     Args:
         source: picklable where `workers` > 0.
@@ -80,7 +84,7 @@ def load_in_order(
 
     Raises:
         ValueError: `workers` is negative, or a subject breaks the contract of `Subject`.
-        RuntimeError: the source failed in another way than by refusing a record.
+        RuntimeError: the operating system failed while a record was read.
         ChildProcessError: a worker process died.
     """
     if workers < 0:
@@ -132,17 +136,21 @@ def printable(text: str) -> str:
 
 
 def _load(source: Source, task: Any) -> Loaded | Refused:
+    path = getattr(task, "path", task)
+    file = printable(os.fspath(path)) if isinstance(path, str | os.PathLike) else ""
     try:
         subject = source.load(task)
     except RefusedRecord as error:
         record = getattr(task, "record", None) or pathlib.PurePath(error.path).stem
         return Refused(printable(record), printable(error.path), printable(error.reason))
     except Exception as error:
-        raise RuntimeError(
-            f"source {source.name!r} failed at {task!r}: {type(error).__name__}: {error}"
-        ) from error
-    path = getattr(task, "path", task)
-    file = printable(os.fspath(path)) if isinstance(path, str | os.PathLike) else ""
+        # Libraries raise OSError without a number for files that they cannot make sense of.
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise RuntimeError(
+                f"source {source.name!r} failed at {task!r}: {type(error).__name__}: {error}"
+            ) from error
+        record = getattr(task, "record", None) or pathlib.PurePath(file).stem or str(task)
+        return Refused(printable(record), file, printable(_unforeseen(error)))
     _check_contract(subject, source)
     subject.record, subject.subject = printable(subject.record), printable(subject.subject)
     if reason := _reason_to_refuse(subject, source):
@@ -165,6 +173,14 @@ def _load(source: Source, task: Any) -> Loaded | Refused:
         payload=records.encode(subject, labels),
         lead_statistics=subject.lead_statistics,
         split_assigned=subject.split_assigned,
+    )
+
+
+def _unforeseen(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        "its reading failed in a way that was not foreseen: "
+        f"{type(error).__name__}: {error} ({pathlib.PurePath(place.filename).name}:{place.lineno})"
     )
 
 

@@ -169,9 +169,19 @@ def test_a_source_that_breaks_the_contract_is_an_error(tmp_path, change, message
         cohorts.write(source, tmp_path / "c", workers=0, progress=False)
 
 
-def test_a_failing_source_names_the_task(tmp_path):
-    broken = TinySource(count=3, refused=None)  # `task in None` is a TypeError
-    with pytest.raises(RuntimeError, match="source 'tiny' failed at 0: TypeError"):
+def test_an_unforeseen_error_refuses_its_record_only(tmp_path):
+    broken = TinySource(count=9, errors=((3, TypeError("an int was expected")),))
+    report = cohorts.write(broken, tmp_path / "c", workers=0, progress=False)
+    (refused,) = report.refused
+    assert refused.record == "3"
+    assert refused.reason.startswith(
+        "its reading failed in a way that was not foreseen: TypeError: an int was expected (tiny_so"
+    )
+
+
+def test_a_failure_of_the_machine_ends_the_preparation_and_names_the_task(tmp_path):
+    broken = TinySource(count=3, errors=((0, MemoryError("8 GB")),))
+    with pytest.raises(RuntimeError, match="source 'tiny' failed at 0: MemoryError: 8 GB"):
         cohorts.write(broken, tmp_path / "c", workers=0, progress=False)
     assert list(tmp_path.iterdir()) == []
 
