@@ -109,9 +109,21 @@ def make_eval_step(objective: Objective, views: Views) -> Callable:
     def step(params, extra, batch, resident):
         variables = {"params": params, **extra}
         batch = views(jax.random.key(0), _complete(batch, resident), train=False)
-        loss, metrics = objective.apply(variables, batch, train=False)
-        predict = functools.partial(objective.apply, variables, method="predict")
-        return {"loss": loss, **metrics}, _row_by_row(predict, batch)
+
+        def evaluate(batch):
+            loss, metrics, outputs = objective.apply(variables, batch, method="evaluate")
+            return {"loss": loss, **metrics}, outputs
+
+        if (total := objective.weight(batch)) is None:
+            return evaluate(batch)
+
+        def evaluate_part(part):
+            metrics, outputs = evaluate(part)
+            share = objective.weight(part) / jnp.maximum(total, 1)
+            return jax.tree.map(lambda value: share * value, metrics), outputs
+
+        metrics, outputs = _in_parts(evaluate_part, batch)
+        return jax.tree.map(jnp.sum, metrics), jax.tree.map(_joined, outputs)
 
     return step
 
@@ -125,7 +137,8 @@ def make_predict_step(
     def step(params, extra, batch, start=0):
         batch = views(jax.random.key(0), _complete(batch, {}), train=False, start=start)
         predict = functools.partial(objective.apply, {"params": params, **extra}, method=method)
-        return _row_by_row(predict, batch)
+        # The outputs of a row depend on that row alone.
+        return jax.tree.map(_joined, _in_parts(predict, batch))
 
     return step
 
@@ -157,13 +170,19 @@ def _split(rows: Array, parts: int) -> Array:
     return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
 
 
-def _row_by_row(function: Callable, batch: Batch):
-    """`function(batch)`, whose outputs [B, ...] of a row depend on that row alone."""
-    if (parts := _fast_parts(batch)) == 1:
-        return function(batch)
+def _in_parts(function: Callable, batch: Batch):
+    """`function` of every part of a batch, stacked [parts, ...]."""
+    parts = _fast_parts(batch)
     split = jax.tree.map(lambda rows: _split(rows, parts), dict(batch))
-    outputs = jax.lax.map(function, split)
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), outputs)
+    if parts == 1:
+        first = jax.tree.map(lambda rows: rows[0], split)
+        return jax.tree.map(lambda x: x[None], function(first))
+    return jax.lax.map(function, split)
+
+
+def _joined(rows: Array) -> Array:
+    """Undoes `_split`: [parts, B / parts, ...] to [B, ...]."""
+    return rows.swapaxes(0, 1).reshape(-1, *rows.shape[2:])
 
 
 def _accumulated(gradients: Callable, objective: Objective, parts: int) -> Callable:

@@ -19,6 +19,7 @@ from mmcl_jax.data.loading import default_workers
 from mmcl_jax.data.order import EpochOrder, full_batches
 from mmcl_jax.data.record_cache import RecordCache
 from mmcl_jax.data.records import RecordSource, empty_arrays, stored_fields
+from mmcl_jax.data.subsets import nested_subset, shuffled_classes
 
 FIELDS = ("ecg", "cmr")
 # Batches in flight per process. One of 256 pairs takes about 95 MB.
@@ -48,7 +49,8 @@ def select(
         balanced: of the more frequent class, keep a random subset as large as the rarer class
             (the target is one binary label). It is drawn once: the same in every epoch.
         fraction: share of the rows to keep, in (0, 1], of each class alike where the target is one
-            binary or multi-class label. The subsets of one seed are nested: 1 % lies within 10 %.
+            binary or multi-class label (see `subsets.nested_subset`). The subsets of one seed are
+            nested: 1 % lies within 10 %.
         seed: of both random choices.
 
     Raises:
@@ -82,11 +84,7 @@ def select(
         classes = [rows[positive], rows[~positive]]
     elif len(targets) == 1 and targets[0].kind == "multiclass":
         classes = [rows[values[rows, 0] == c] for c in range(len(targets[0].classes))]
-    # One generator per class: the size of one class does not change the choice in the other.
-    classes = [
-        np.random.default_rng((seed, number)).permutation(members)
-        for number, members in enumerate(classes)
-    ]
+    classes = shuffled_classes(classes, seed)
     if balanced:
         size = min(len(members) for members in classes)
         if size == 0:
@@ -95,9 +93,7 @@ def select(
                 "so there is no balanced set"
             )
         classes = [members[:size] for members in classes]
-    if fraction < 1:
-        classes = [members[: max(1, round(fraction * len(members)))] for members in classes]
-    return np.sort(np.concatenate(classes))
+    return np.sort(nested_subset(classes, fraction))
 
 
 def train_batches(

@@ -31,14 +31,17 @@ def clip_loss(
     Returns:
         The loss, and the logits (row: ECG, column: CMR) before padding is taken out.
     """
-    if valid is None:
-        valid = jnp.ones(ecg_projection.shape[0])
+    batch = ecg_projection.shape[0]
+    present = jnp.ones(batch, bool) if valid is None else valid > 0
     logits = normalise(ecg_projection) @ normalise(cmr_projection).T / temperature
-    present = jnp.where(valid[None, :] > 0, logits, -jnp.inf)
-    present_t = jnp.where(valid[None, :] > 0, logits.T, -jnp.inf)
-    positive = jnp.diagonal(logits)
-    ecg_loss = mean_over_valid(jax.nn.logsumexp(present, axis=1) - positive, valid)
-    cmr_loss = mean_over_valid(jax.nn.logsumexp(present_t, axis=1) - positive, valid)
+    # Each device has its rows of the logits and only the CMR projections of the others. What a
+    # transposed matrix or `jnp.diagonal` would say is taken from these rows.
+    own = jnp.eye(batch, dtype=bool)
+    positive = jnp.sum(jnp.where(own, logits, 0), axis=1)
+    to_cmr = jax.nn.logsumexp(jnp.where(present[None, :], logits, -jnp.inf), axis=1)
+    to_ecg = jax.nn.logsumexp(jnp.where(present[:, None], logits, -jnp.inf), axis=0)
+    ecg_loss = mean_over_valid(to_cmr - positive, present)
+    cmr_loss = mean_over_valid(to_ecg - positive, present)
     return (1 - cmr_weight) * ecg_loss + cmr_weight * cmr_loss, logits
 
 

@@ -89,18 +89,30 @@ class Objective(Base):
     norm_patches: bool = False
 
     def __call__(self, batch: Batch, *, train: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
+        loss, metrics, _ = self._compare(batch, train)
+        return loss, metrics
+
+    def evaluate(self, batch: Batch) -> tuple[Float[Array, ""], dict[str, Array], dict[str, Array]]:
+        return self._compare(batch, train=False)
+
+    def _compare(
+        self, batch: Batch, train: bool
+    ) -> tuple[Float[Array, ""], dict[str, Array], dict[str, Array]]:
+        """Loss, its parts, and per record [B] the correlation and the share of patches seen."""
         target = patchify(batch["ecg"], self.ecg_encoder.patch)
         noise = self._noise(batch, target.shape[1], train)
-        prediction, _ = self.reconstruct(batch["ecg"], noise, train=train)
+        prediction, mask = self.reconstruct(batch["ecg"], noise, train=train)
         goal = normalise_patches(target) if self.norm_patches else target
         valid = batch["valid"]
         mse = mean_over_valid(squared_error(prediction, goal), valid)
         leads = batch["ecg"].shape[1]
-        ncc = mean_over_valid(lead_correlation(prediction, target, leads), valid)
+        correlation = lead_correlation(prediction, target, leads)
+        ncc = mean_over_valid(correlation, valid)
         loss = mse
         if self.ncc_weight:
             loss = (1 - self.ncc_weight) * mse + self.ncc_weight * (1 - ncc)
-        return loss, {"mse": mse, "ncc": ncc}
+        outputs = {"correlation": correlation, "visible_share": 1 - mask.mean(axis=1)}
+        return loss, {"mse": mse, "ncc": ncc}, outputs
 
     def reconstruct(
         self, ecg: Float[Array, "B L T"], noise: Float[Array, "B N"], *, train: bool
@@ -113,11 +125,7 @@ class Objective(Base):
         return self.decoder(latent, restore).astype(jnp.float32), mask
 
     def predict(self, batch: Batch) -> dict[str, Array]:
-        patches = patchify(batch["ecg"], self.ecg_encoder.patch)
-        noise = self._noise(batch, patches.shape[1], train=False)
-        prediction, mask = self.reconstruct(batch["ecg"], noise, train=False)
-        correlation = lead_correlation(prediction, patches, batch["ecg"].shape[1])
-        return {"correlation": correlation, "visible_share": 1 - mask.mean(axis=1)}
+        return self._compare(batch, train=False)[2]
 
     def weight(self, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(batch["valid"])

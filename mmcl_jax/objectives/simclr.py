@@ -25,17 +25,18 @@ def nt_xent(
     equation 1. Padding rows (`valid` 0) are neither queries nor negatives.
     """
     batch = view1.shape[0]
-    valid = jnp.ones(batch) if valid is None else valid
-    views = jnp.concatenate([view1, view2]).astype(jnp.float32)
-    lengths = jnp.maximum(jnp.linalg.norm(views, axis=-1, keepdims=True), 1e-12)
-    views = views / lengths
-    logits = views @ views.T / temperature
-    both = jnp.concatenate([valid, valid])
-    other = (both[None, :] > 0) & ~jnp.eye(2 * batch, dtype=bool)
-    partner = jnp.roll(jnp.arange(2 * batch), batch)
-    positive = logits[jnp.arange(2 * batch), partner]
-    rows = jax.nn.logsumexp(jnp.where(other, logits, -jnp.inf), axis=1) - positive
-    return mean_over_valid(rows, both)
+    present = jnp.ones(batch, bool) if valid is None else valid > 0
+    # Not one axis of 2B views: where the batch is split over devices, each keeps the rows of both
+    # views of its records and fetches only the projections of the others.
+    views = jnp.stack([view1, view2]).astype(jnp.float32)
+    views = views / jnp.maximum(jnp.linalg.norm(views, axis=-1, keepdims=True), 1e-12)
+    logits = jnp.einsum("vbk,wck->vbwc", views, views) / temperature
+    same_view = jnp.eye(2, dtype=bool)[:, None, :, None]
+    same_record = jnp.eye(batch, dtype=bool)[None, :, None, :]
+    other = present[None, None, None, :] & ~(same_view & same_record)
+    positive = jnp.sum(jnp.where(same_record & ~same_view, logits, 0), axis=(2, 3))
+    losses = jax.nn.logsumexp(jnp.where(other, logits, -jnp.inf), axis=(2, 3)) - positive
+    return mean_over_valid(losses.mean(axis=0), present)
 
 
 class Objective(Base):
@@ -55,9 +56,11 @@ class Objective(Base):
 
     def __call__(self, batch: Batch, *, train: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         modality, encoder, projector = self._tower()
-        views = jnp.concatenate([batch[modality], batch[f"{modality}_view2"]])
+        # Rows of both views side by side: where the batch is split over devices, none moves.
+        views = jnp.stack([batch[modality], batch[f"{modality}_view2"]], axis=1)
+        views = views.reshape(-1, *views.shape[2:])
         features = encoder(views, train=self.trains(f"{modality}_encoder", train))["features"]
-        view1, view2 = jnp.split(projector(features), 2)
+        view1, view2 = jnp.unstack(_pairs(projector(features)), axis=1)
         loss = nt_xent(view1, view2, temperature=self.temperature, valid=batch["valid"])
         return loss, {}
 

@@ -55,17 +55,12 @@ class Objective(Base):
     missing: str = "exclude"
 
     def __call__(self, batch: Batch, *, train: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
-        logits = self._logits(batch, train)
-        labels = batch["labels"]
         smoothing = self.label_smoothing if train else 0.0
-        if self.kind == "regression":
-            losses = jnp.square(logits - labels)
-        elif self.kind == "multilabel":
-            losses = binary_cross_entropy(logits, labels, smoothing)
-        else:
-            losses = cross_entropy(logits, labels[:, 0], smoothing)[:, None]
-        known = batch["label_valid"] * batch["valid"][:, None]
-        return jnp.sum(losses * known) / jnp.maximum(self.weight(batch), 1), {}
+        return self._loss(self._logits(batch, train), batch, smoothing), {}
+
+    def evaluate(self, batch: Batch) -> tuple[Float[Array, ""], dict[str, Array], dict[str, Array]]:
+        logits = self._logits(batch, train=False)
+        return self._loss(logits, batch, smoothing=0.0), {}, self._prediction(logits)
 
     def weight(self, batch: Batch) -> Float[Array, ""]:
         """Labels that the loss is a mean over: the known ones, with missing='zero' all."""
@@ -74,13 +69,7 @@ class Objective(Base):
 
     def predict(self, batch: Batch) -> dict[str, Array]:
         """`prediction`: probability of each label, of each class, or the z-scored value."""
-        logits = self._logits(batch, train=False)
-        if self.kind == "regression":
-            return {"prediction": logits}
-        if self.kind == "multilabel":
-            return {"prediction": jax.nn.sigmoid(logits)}
-        probabilities = jax.nn.softmax(logits, axis=-1)
-        return {"prediction": probabilities[:, 1:] if self.kind == "binary" else probabilities}
+        return self._prediction(self._logits(batch, train=False))
 
     def summarise(
         self, outputs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
@@ -120,6 +109,25 @@ class Objective(Base):
             if len(np.unique(truth[rows := known[:, k], k] > 0.5)) == 2
         ]
         return {"auroc": float(np.mean(values)), **extra} if values else extra
+
+    def _loss(self, logits: Array, batch: Batch, smoothing: float) -> Float[Array, ""]:
+        labels = batch["labels"]
+        if self.kind == "regression":
+            losses = jnp.square(logits - labels)
+        elif self.kind == "multilabel":
+            losses = binary_cross_entropy(logits, labels, smoothing)
+        else:
+            losses = cross_entropy(logits, labels[:, 0], smoothing)[:, None]
+        known = batch["label_valid"] * batch["valid"][:, None]
+        return jnp.sum(losses * known) / jnp.maximum(self.weight(batch), 1)
+
+    def _prediction(self, logits: Float[Array, "B C"]) -> dict[str, Array]:
+        if self.kind == "regression":
+            return {"prediction": logits}
+        if self.kind == "multilabel":
+            return {"prediction": jax.nn.sigmoid(logits)}
+        probabilities = jax.nn.softmax(logits, axis=-1)
+        return {"prediction": probabilities[:, 1:] if self.kind == "binary" else probabilities}
 
     def _logits(self, batch: Batch, train: bool) -> Float[Array, "B C"]:
         if self.kind not in KINDS:
