@@ -13,9 +13,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Many tests build the same program anew; compiling it for 8 devices takes longer than running it.
-_COMPILED = tempfile.mkdtemp(prefix="compiled-")
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", _COMPILED)
+# The processes that run the tests share the folder of the one that started them.
+if (_compiled := os.environ.get("MMCL_JAX_TEST_COMPILED")) is None:
+    _compiled = os.environ["MMCL_JAX_TEST_COMPILED"] = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", _compiled)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
