@@ -229,9 +229,10 @@ def _shrink(config: ConfigDict) -> None:
     stages.mmcl.cmr_view.size = 48
     stages.mdm.update({"epochs": 7, "batch_size": 32, "evaluate_every_epochs": 2})
     stages.mdm.optimizer.update({"base_rate": 1.2e-4, "warmup_epochs": 1})
-    stages.image.update({"epochs": 12, "batch_size": 32, "evaluate_every_epochs": 2})
+    stages.image.update({"epochs": 24, "batch_size": 32, "evaluate_every_epochs": 4})
     stages.image.optimizer.update({"rate": 1e-3, "warmup_epochs": 1})
-    stages.mmcl.update({"epochs": 7, "batch_size": 32})
+    # The loss stays at log(batch) for the first 300 steps or so.
+    stages.mmcl.update({"epochs": 20, "batch_size": 32, "evaluate_every_epochs": 2})
     stages.mmcl.optimizer.update({"rate": 1e-3, "warmup_epochs": 1})
     with config.ignore_type():
         stages.finetune.update({"targets": ("CAD", "AF", "DM", "phenotypes"), "seeds": (0,)})

@@ -40,6 +40,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         "masked_modelling",
         settings={"mask_ratio": 0.8},
         towers={"ecg_encoder": {"pool": "none"}, "decoder": {}},
+        # Empty: fresh. A folder of `mmcl_jax.port`, such as of a published encoder, can be given.
+        init={"ecg_encoder": "", "decoder": ""},
         frozen_parameters=("/pos_embed$",),
         ecg_view=ecg_view,
         batch_size=128,

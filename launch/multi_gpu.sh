@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# All GPUs of one machine: every batch is split over them. Install once: pip install -e ".[cuda]"
-# Edit this line; CUDA_VISIBLE_DEVICES picks GPUs, and batch sizes must divide by their number:
-COHORT="" WORKDIR=runs/mmcl CUDA_VISIBLE_DEVICES=0,1,2,3
+# All GPUs of one machine, in one process. Install once: pip install -e ".[cuda]"
+# Started again, it continues. Edit these lines, or set them in the environment:
+COHORT=${COHORT:-}              # a prepared cohort; empty for the synthetic one
+WORKDIR=${WORKDIR:-runs/mmcl}
+GPUS=${GPUS:-0,1,2,3}           # batch sizes must divide by their number
 
-export CUDA_VISIBLE_DEVICES
-exec python -m mmcl_jax.main --config=configs/mmcl.py --config.data.path="$COHORT" \
-    --config.stages.finetune.batch_size=32 --workdir="$WORKDIR" "$@"
+set -euo pipefail
+export CUDA_VISIBLE_DEVICES=$GPUS
+exec python -m mmcl_jax.main --config=configs/mmcl.py --processes=1 \
+    --config.data.path="$COHORT" --config.stages.finetune.batch_size=32 --workdir="$WORKDIR" "$@"

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# One GPU, an A40 by default. Install once: pip install -e ".[cuda]"
-# Edit this line:
-COHORT="" WORKDIR=runs/mmcl
+# One GPU, an A40 (48 GB) by default. Install once: pip install -e ".[cuda]"
+# Started again, it continues. Edit these lines, or set them in the environment:
+COHORT=${COHORT:-}              # a prepared cohort; empty for the synthetic one
+WORKDIR=${WORKDIR:-runs/mmcl}
 
-exec python -m mmcl_jax.main --config=configs/mmcl.py --config.data.path="$COHORT" \
-    --workdir="$WORKDIR" "$@"
+set -euo pipefail
+exec python -m mmcl_jax.main --config=configs/mmcl.py --processes=1 \
+    --config.data.path="$COHORT" --workdir="$WORKDIR" "$@"

@@ -9,10 +9,10 @@ written and its files have their checksums: one that was cut off is never seen. 
 each kind are kept, so that a damaged one costs no more than what was trained after the one before.
 """
 
+import contextlib
+import functools
 import pathlib
-import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,39 +22,41 @@ import orbax.checkpoint as ocp
 from mmcl_jax import manifest
 from mmcl_jax.retry import TRANSIENT, as_os_error, retry, say
 from mmcl_jax.state import State
-
-_KEPT = 2
-# Complete, but without checksums yet.
-_UNSEALED = ".unsealed"
-
-
-class DamagedCheckpoint(ValueError):
-    """There are checkpoints, and none of them can be used."""
+from mmcl_jax.step_folder import (
+    UNSEALED,
+    DamagedCheckpoint,
+    SealedPath,
+    newest_whole,
+    remove,
+    steps,
+    tidy,
+)
 
 
 class Checkpoints:
     """Writes and reads the checkpoints of one stage folder; one process at a time may write.
 
     What a save that was cut off has left is removed.
+
+    Attributes:
+        folder: STAGE/checkpoints.
     """
 
     def __init__(self, stage_dir: pathlib.Path):
-        folder = stage_dir.resolve() / "checkpoints"
-        self._latest, self._best = folder / "latest", folder / "best"
-        self._damaged = folder / "damaged"
+        self.folder = stage_dir.resolve() / "checkpoints"
+        self._latest, self._best = self.folder / "latest", self.folder / "best"
+        self._damaged = self.folder / "damaged"
         for kind in (self._latest, self._best):
             kind.mkdir(parents=True, exist_ok=True)
-            _tidy(kind)
+            tidy(kind)
         self._writer = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(), temporary_path_class=_SealedPath
+            ocp.CompositeCheckpointHandler(), temporary_path_class=SealedPath
         )
-        self._saved_step: int | None = None
+        self._saved: tuple[int, Mapping[str, Any]] | None = None
         # Folder and step of what is being written.
         self._underway: tuple[pathlib.Path, int] | None = None
 
-    def save_latest(
-        self, state: State, progress: Mapping[str, Any], *, wait: bool = False
-    ) -> None:
+    def save_latest(self, state: State, progress: Mapping[str, Any], *, wait: bool = False) -> None:
         """The whole state and `progress` (JSON: early stopping, best step).
 
         Writes in the background, and what goes wrong there is known at the next save: where the
@@ -67,16 +69,10 @@ class Checkpoints:
             OSError: this checkpoint, or the one before, could not be written.
         """
         step = int(state.step)
-        if step == self._saved_step and self._underway is None:
+        # `progress` names the best step, so that checkpoint has to be on disk first.
+        wait = self._has_lost_the_last() or wait
+        if (step, progress) == self._saved:
             return
-        try:
-            # `progress` names the best step, so that checkpoint has to be on disk first.
-            self._settle()
-        except OSError as error:
-            if error.errno not in TRANSIENT:
-                raise
-            say(f"{error}. The checkpoint of step {step} takes its place")
-            wait = True
         items = {
             "params": ocp.args.StandardSave(state.params),
             "extra": ocp.args.StandardSave(_non_empty(state.extra)),
@@ -84,7 +80,7 @@ class Checkpoints:
             "progress": ocp.args.JsonSave(dict(progress)),
         }
         self._save(self._latest, step, items, wait=wait)
-        self._saved_step = step
+        self._saved = step, progress
 
     def save_best(self, state: State, score: float | None = None) -> None:
         """Parameters that are the best so far, on disk when this returns.
@@ -95,7 +91,7 @@ class Checkpoints:
         Raises:
             OSError: they could not be written.
         """
-        self._settle()
+        self._has_lost_the_last()
         items = {
             "params": ocp.args.StandardSave(state.params),
             "extra": ocp.args.StandardSave(_non_empty(state.extra)),
@@ -114,7 +110,7 @@ class Checkpoints:
             ValueError: the checkpoint is that of another model or optimiser.
             OSError: they cannot be read.
         """
-        step = self._agreed(lambda: retry(self._newest_latest, f"reading {self._latest}"))
+        step = self._agreed(self._newest_latest, self._latest)
         if step is None:
             return None
         folder = self._latest / str(step)
@@ -138,7 +134,7 @@ class Checkpoints:
             extra=found["extra"]["tree"],
             optimizer_state=found["optimizer_state"]["tree"],
         )
-        self._saved_step = step
+        self._saved = step, found["progress"]
         return state, found["progress"]
 
     def best(self) -> tuple[int, float | None] | None:
@@ -146,13 +142,13 @@ class Checkpoints:
 
         Damaged ones are moved to `checkpoints/damaged`.
         """
-        step = self._agreed(lambda: retry(self._newest_best, f"reading {self._best}"))
+        step = self._agreed(lambda: newest_whole(self._best, self._damaged), self._best)
         if step is None:
             return None
-        file = self._best / str(step)
-        if not (file / "progress").is_dir():
+        folder = self._best / str(step)
+        if not (folder / "progress").is_dir():
             return step, None
-        restored = _read(lambda: self._writer.restore(file, args=_SCORE), file)
+        restored = _read(lambda: self._writer.restore(folder, args=_SCORE), folder)
         return step, restored["progress"]["score"]
 
     def wait(self) -> None:
@@ -170,7 +166,8 @@ class Checkpoints:
                 raise
             say(str(failure))
         finally:
-            self._writer.close()
+            with contextlib.suppress(OSError):
+                self._writer.close()
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -180,87 +177,76 @@ class Checkpoints:
             try:
                 # Orbax would make a folder that has gone, below the mount point of what is gone.
                 folder.stat()
-                target = folder / f"{step}{_UNSEALED}"
+                target = folder / f"{step}{UNSEALED}"
                 self._writer.save(target, args=ocp.args.Composite(**items), force=True)
+                if wait:
+                    self._writer.wait_until_finished()
             except Exception as error:
-                raise self._failed(error) from error
-            if wait:
-                self._settle()
+                if (found := as_os_error(error)) is None:
+                    raise
+                self._forget()
+                raise OSError(found.errno, found.strerror, str(folder)) from error
 
         # Several processes would have to fail, and to try again, together.
         patience = 0 if not wait or jax.process_count() > 1 else None
-        retry(attempt, f"saving step {step}", patience=patience)
+        try:
+            retry(attempt, f"saving step {step}", patience=patience)
+        except OSError as error:
+            raise _explained(error, folder, step) from error
+        if wait:
+            self._underway = None
+
+    def _has_lost_the_last(self) -> bool:
+        """Whether the save before failed because the file system was gone; says so."""
+        try:
+            self._settle()
+        except OSError as error:
+            if error.errno not in TRANSIENT:
+                raise
+            say(f"{error}. The next checkpoint takes its place")
+            return True
+        return False
 
     def _settle(self) -> None:
         """Waits for the save that is under way, if any."""
         if self._underway is None:
             return
+        folder, step = self._underway
         try:
             self._writer.wait_until_finished()
         except Exception as error:
-            raise self._failed(error) from error
+            if (found := as_os_error(error)) is None:
+                raise
+            self._forget()
+            raise _explained(found, folder, step) from error
         self._underway = None
 
-    def _failed(self, error: Exception) -> Exception:
-        """What to raise for `error` of a save, whose files are removed."""
-        folder, step = self._underway
-        self._underway = self._saved_step = None
-        found = as_os_error(error)
-        if found is None:
-            return error
-        intact: list[int] = []
-        try:
-            _tidy(folder)
-            intact = [known for known in _steps(folder) if known != step]
-        except OSError:
-            # As gone as what was to be written.
-            pass
-        before = f"; that of step {intact[0]} is intact" if intact else ""
-        return OSError(
-            found.errno,
-            f"{folder}: the checkpoint of step {step} could not be written "
-            f"({found.strerror or found}){before}. Once there is space and access, run the same "
-            "command again",
-        )
+    def _forget(self) -> None:
+        """Removes what a save that failed has left."""
+        folder, _ = self._underway
+        self._underway = self._saved = None
+        with contextlib.suppress(OSError):
+            tidy(folder)
 
     # --- reading -------------------------------------------------------------------------------
 
     def _newest_latest(self) -> int | None:
-        found = self._newest(self._latest)
-        if found is None:
-            return None
-        # Of another past: with other devices the steps taken again may end elsewhere.
-        for step in _steps(self._best):
-            if step > found:
-                _remove(self._best / str(step))
+        found = newest_whole(self._latest, self._damaged)
+        # Of steps that are taken again, and that may end elsewhere with other devices.
+        for step in steps(self._best):
+            if step > (found or 0):
+                remove(self._best / str(step))
         return found
 
-    def _newest_best(self) -> int | None:
-        return self._newest(self._best)
-
-    def _newest(self, folder: pathlib.Path) -> int | None:
-        """The last checkpoint that is whole; those after it are put aside."""
-        steps = _steps(folder)
-        for step in steps:
-            problem = manifest.problem(folder / str(step))
-            if not problem:
-                return step
-            aside = self._damaged / f"{folder.name}-{step}"
-            _remove(aside)
-            aside.parent.mkdir(exist_ok=True)
-            (folder / str(step)).rename(aside)
-            say(f"{folder / str(step)} is damaged ({problem}) and was moved to {aside}")
-        if steps:
-            raise DamagedCheckpoint(_no_checkpoint_left(folder))
-        return None
-
-    def _agreed(self, choose: Callable[[], int | None]) -> int | None:
+    def _agreed(self, choose: Callable[[], int | None], folder: pathlib.Path) -> int | None:
         """What the first of several processes chooses."""
+        choose = functools.partial(retry, choose, f"reading {folder}")
         if jax.process_count() == 1:
             return choose()
         from jax.experimental import multihost_utils
 
-        none, damaged, chosen = -1, -2, -1
+        none, damaged = -1, -2
+        chosen = none
         if jax.process_index() == 0:
             try:
                 step = choose()
@@ -269,7 +255,7 @@ class Checkpoints:
                 chosen = damaged
         chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
         if chosen == damaged:
-            raise DamagedCheckpoint(_no_checkpoint_left(self._latest.parent))
+            raise DamagedCheckpoint(folder)
         return None if chosen == none else chosen
 
 
@@ -285,103 +271,43 @@ def load(stage_dir: pathlib.Path, which: str) -> tuple[dict[str, Any], dict[str,
         OSError: it cannot be read.
     """
     folder = stage_dir.resolve() / "checkpoints" / which
-    steps = _steps(folder) if folder.is_dir() else []
-    if not steps:
+    found_steps = steps(folder) if folder.is_dir() else []
+    if not found_steps:
         raise FileNotFoundError(f"{folder}: no checkpoint; run the stage first")
-    for step in steps:
+    for step in found_steps:
         found = folder / str(step)
         problem = retry(lambda found=found: manifest.problem(found), f"reading {found}")
         if problem:
             say(f"{found} is damaged ({problem}); looking for the one before")
             continue
-        params = _read(lambda found=found: _read_tree(found / "params"), found)
-        extra = _read(lambda found=found: _read_tree(found / "extra"), found)
+        params = _read(lambda found=found: read_tree(found / "params"), found)
+        extra = _read(lambda found=found: read_tree(found / "extra"), found)
         return params, extra["tree"], step
-    raise DamagedCheckpoint(_no_checkpoint_left(folder))
+    raise DamagedCheckpoint(folder)
 
 
-def transplant(
-    target: Mapping[str, Any],
-    source: Mapping[str, Any],
-    tower: str,
-    *,
-    new: Sequence[str] = (),
-    unused: Sequence[str] = (),
-    origin: str = "source",
-) -> dict[str, Any]:
-    """`target` with its sub-tree `tower` taken from `source`.
-
-    Args:
-        target, source: trees of one collection, tower names on top.
-        new: regular expressions of leaf paths ("ecg_encoder/fc_norm") that keep their fresh
-            values, whether `source` has them or not.
-        unused: regular expressions of leaf paths of `source` that may be left behind.
-        origin: where `source` comes from, for messages.
-
-    Raises:
-        ValueError: leaves that are missing, left over or of another shape, naming each.
-    """
-    ours, theirs = _flatten({tower: target[tower]}), _flatten({tower: source[tower]})
-    theirs = {path: leaf for path, leaf in theirs.items() if not _matches(path, new)}
-    missing = [path for path in ours if path not in theirs and not _matches(path, new)]
-    extra = [path for path in theirs if path not in ours and not _matches(path, unused)]
-    shapes = [
-        f"{path}: {theirs[path].shape} there, {ours[path].shape} here"
-        for path in ours
-        if path in theirs and theirs[path].shape != ours[path].shape
-    ]
-    problems = [
-        f"{title}: {', '.join(paths)}"
-        for title, paths in (("missing", missing), ("left over", extra), ("other shapes", shapes))
-        if paths
-    ]
-    if problems:
-        raise ValueError(
-            f"cannot take {tower} from {origin}; {'; '.join(problems)}. Leaves that are meant to "
-            "start fresh or to stay behind are listed in the stage's `new` and `unused`"
-        )
-    merged = {path: theirs.get(path, leaf) for path, leaf in ours.items()}
-    return {**target, tower: _unflatten(merged)[tower]}
-
-
-class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """Gives a finished checkpoint its checksums, then its name; the first process calls it."""
-
-    async def finalize(self) -> None:
-        await super().finalize()
-        unsealed = pathlib.Path(self.get_final())
-        manifest.write(unsealed)
-        final = unsealed.with_suffix("")
-        _remove(final)
-        unsealed.rename(final)
-        for step in _steps(final.parent)[_KEPT:]:
-            _remove(final.parent / str(step))
+def read_tree(path: pathlib.Path) -> Any:
+    """An item of a checkpoint as numpy arrays, such as `latest/30/optimizer_state`."""
+    with ocp.PyTreeCheckpointer() as reader:
+        structure = reader.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
+        return reader.restore(path, restore_args=as_numpy)
 
 
 _SCORE = ocp.args.Composite(progress=ocp.args.JsonRestore())
 
 
-def _steps(folder: pathlib.Path) -> list[int]:
-    """Steps of the checkpoints in a folder, the last one first."""
-    names = [path.name for path in folder.iterdir()]
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
-
-
-def _tidy(folder: pathlib.Path) -> None:
-    """Removes what is no checkpoint."""
-    if jax.process_index() == 0:
-        for path in folder.iterdir():
-            if not path.name.isdigit():
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _remove(path: pathlib.Path) -> None:
-    """Removes a checkpoint. It loses its name first: half of one would pass for a damaged one."""
-    if path.exists():
-        former = path.with_name(f"{path.name}.removed")
-        shutil.rmtree(former, ignore_errors=True)
-        path.rename(former)
-        shutil.rmtree(former, ignore_errors=True)
+def _explained(error: OSError, folder: pathlib.Path, step: int) -> OSError:
+    """`error` of a save in words: what is lost, what is not, what to do."""
+    intact = ""
+    with contextlib.suppress(OSError):
+        if before := steps(folder):
+            intact = f"; that of step {before[0]} is intact"
+    return OSError(
+        error.errno,
+        f"{folder}: the checkpoint of step {step} could not be written ({error.strerror}){intact}. "
+        "Once there is space and access, the same command goes on",
+    )
 
 
 def _read(function: Callable[[], Any], path: pathlib.Path) -> Any:
@@ -398,40 +324,6 @@ def _read(function: Callable[[], Any], path: pathlib.Path) -> Any:
     return retry(attempt, f"reading {path}")
 
 
-def _no_checkpoint_left(folder: pathlib.Path) -> str:
-    return (
-        f"{folder}: no checkpoint is whole. Copy one back from a backup, or delete "
-        f"{folder.parent.parent} to run the stage again"
-    )
-
-
 def _non_empty(tree):
     # Orbax refuses a tree without a leaf, which the extra of a plain ViT is.
     return {"tree": tree, "leaves": np.asarray(len(jax.tree.leaves(tree)))}
-
-
-def _read_tree(path: pathlib.Path):
-    with ocp.PyTreeCheckpointer() as reader:
-        structure = reader.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
-        return reader.restore(path, restore_args=as_numpy)
-
-
-def _flatten(tree) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(str(entry.key) for entry in path): leaf for path, leaf in leaves}
-
-
-def _unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
-
-
-def _matches(path: str, patterns: Sequence[str]) -> bool:
-    return any(re.search(pattern, path) for pattern in patterns)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from mmcl_jax import distributed
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.train import NonFiniteLoss
 
@@ -36,7 +37,15 @@ def run_verb(verb: str, description: str) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", help="run directory, the --workdir of mmcl_jax.main")
-    path = parser.parse_args().run
+    distributed.add_arguments(parser)
+    parsed = parser.parse_args()
+    with errors_in_one_line(), distributed.ending_together():
+        distributed.start(parsed.coordinator, parsed.processes, parsed.process)
+        repeat_verb(verb, parsed.run)
+
+
+def repeat_verb(verb: str, path: str) -> None:
+    """Runs a verb again for a run directory, with the settings of its configuration."""
     # Orbax logs every file that it reads.
     logging.set_verbosity(logging.ERROR)
     with errors_in_one_line():

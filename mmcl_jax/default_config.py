@@ -1,10 +1,13 @@
 """What every configuration starts from: infrastructure, and the fields that a stage may set.
 
-`configs/` is loaded by path and cannot import its neighbours, so what its files share is here. No
-number of the paper is: those stand in `configs/`.
+`configs/` is loaded by path and cannot import its neighbours, so what its files share is here; one
+that builds on another takes it with `neighbour`. No number of the paper is here: those stand in
+`configs/`.
 """
 
-from collections.abc import Mapping
+import importlib.util
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,6 +33,9 @@ def experiment(name: str) -> ConfigDict:
                     "prevalence": "paper",
                     "phenotyped": 0.5,
                 },
+                # A leak test: training and validation records get each other's labels, so results
+                # on the test split must be those of chance.
+                "shuffle_labels": False,
                 # Processes that prepare the synthetic cohort; -1 for one per core.
                 "prepare_workers": -1,
                 # Recordings on the device for the whole of a stage, kept in memory where they are
@@ -38,9 +44,14 @@ def experiment(name: str) -> ConfigDict:
                 "cache": "auto",
                 # Processes that read those in neither; 0 reads in threads of this one.
                 "workers": 0,
+                # At a damaged record: stop, or skip it with a count in the metrics.
+                "on_corrupt": "stop",
                 # The cohort must have been prepared like this.
                 "preprocessing": {"ecg": EcgSettings().as_dict(), "cmr": CmrSettings().as_dict()},
             },
+            # Parameters and optimiser state: replicate puts them whole on every device; fsdp splits
+            # them, which needs less memory and more communication. The results are the same.
+            "sharding": {"parameters": "replicate"},
             "models": {},
             "order": (),
             "stages": {},
@@ -86,6 +97,7 @@ def stage(objective: str, **fields: Any) -> ConfigDict:
             "fields": ("ecg",),
             "ecg_view": {},
             "cmr_view": {},
+            # Of each record: 1, 2, or "halves" for two of which each sees one half of the ECG.
             "views": 1,
             # Training records: all positives and as many negatives (binary targets), a share of
             # them, and the seed of that selection, the same for every seed of the training.
@@ -131,3 +143,21 @@ def arguments(text: str | None, known: Mapping[str, str]) -> frozenset[str]:
         meanings = "; ".join(f"{word}: {meaning}" for word, meaning in known.items())
         raise ValueError(f"unknown config argument {', '.join(unknown)}. Known: {meanings}")
     return words
+
+
+def neighbour(file: str, name: str) -> Callable[[str | None], ConfigDict]:
+    """`get_config` of the configuration `name` in the folder of `file`.
+
+    Args:
+        file: `__file__` of the configuration that builds on it.
+
+    Raises:
+        FileNotFoundError: there is no such configuration.
+    """
+    path = pathlib.Path(file).with_name(f"{name}.py")
+    if not path.is_file():
+        raise FileNotFoundError(f"{file} builds on {path}, which does not exist; copy it too")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config

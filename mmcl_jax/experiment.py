@@ -5,6 +5,7 @@ them has been trained anew.
 """
 
 import dataclasses
+import functools
 import importlib
 import json
 import pathlib
@@ -16,22 +17,26 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmcl_jax import checkpoints, objectives, ported, stages, sweep
+from mmcl_jax import checkpoints, distributed, objectives, ported, stages, sweep, tabular
 from mmcl_jax.augment.views import Views
+from mmcl_jax.data import finite, pipeline
 from mmcl_jax.data import labels as label_lists
-from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort, write
 from mmcl_jax.data.labels import Label
 from mmcl_jax.data.resident import Recordings
+from mmcl_jax.data.shuffled_labels import shuffle_labels
 from mmcl_jax.data.sources.synthetic import Synthetic
+from mmcl_jax.retry import say
 from mmcl_jax.run_dir import RunDir, differences, write_atomically
 from mmcl_jax.stages import Stage
 from mmcl_jax.state import State, initialise
 from mmcl_jax.train import train
+from mmcl_jax.transplant import transplant
 
-VERBS = ("evaluate", "interpret", "report")
+VERBS = ("evaluate", "interpret", "probe", "report")
 # Settings in `data` of how recordings are read, not of which: a stage can go on with others.
-_READING = ("resident", "cache", "workers")
+_PLACES = ("resident", "cache", "workers")
+_READING = (*_PLACES, "on_corrupt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +59,19 @@ class Model:
 
 
 class Experiment:
-    """A configuration (plain nested dict) and the run directory it fills."""
+    """A configuration (plain nested dict) and the run directory it fills.
 
-    def __init__(self, config: Mapping[str, Any], run: RunDir):
+    Args:
+        force: go on with stages that the run directory holds with other settings; says so.
+    """
+
+    def __init__(self, config: Mapping[str, Any], run: RunDir, *, force: bool = False):
         self.config, self.run = config, run
+        self._force, self._forced = force, set[str]()
         self.stages = stages.expand(config)
         self._cohort: Cohort | None = None
         # A configuration of an earlier version has not all of them.
-        reading = {k: v for k, v in config["data"].items() if k in _READING}
+        reading = {k: v for k, v in config["data"].items() if k in _PLACES}
         self.recordings = Recordings(**reading)
 
     @classmethod
@@ -77,9 +87,12 @@ class Experiment:
             data = self.config["data"]
             path = pathlib.Path(data["path"] or self.run.path / "cohort")
             if not data["path"]:
-                self._prepare_synthetic(path)
-            self._cohort = open_cohort(path)
-            check_settings(self._cohort, self._preprocessing())
+                prepare = functools.partial(self._prepare_synthetic, path)
+                distributed.on_first(prepare, "synthetic cohort", path)
+            cohort = open_cohort(path)
+            check_settings(cohort, self._preprocessing())
+            shuffled = data.get("shuffle_labels", False)
+            self._cohort = shuffle_labels(cohort, self.config["seed"]) if shuffled else cohort
         return self._cohort
 
     def _prepare_synthetic(self, path: pathlib.Path) -> None:
@@ -128,9 +141,19 @@ class Experiment:
             started, inputs = time.time(), self._inputs(stage)
             if stage.group in VERBS:
                 verb = importlib.import_module(f"mmcl_jax.{stage.group}")
-                summary = stages.call(
-                    verb.run, {"experiment": self, **stage.config}, f"stages.{stage.group}"
+                run_verb = functools.partial(
+                    stages.call,
+                    verb.run,
+                    {"experiment": self, **stage.config},
+                    f"stages.{stage.group}",
                 )
+                # The report reads files; the other verbs compute with all devices.
+                alone = stage.group == "report"
+                summary = distributed.on_first(run_verb, stage.name) if alone else run_verb()
+            elif stage.config["objective"] == "tabular":
+                self._write_settings(stage)
+                fit = functools.partial(tabular.train, self, stage)
+                summary = distributed.on_first(fit, stage.name)
             elif stage.config.get("sweep"):
                 summary = self.sweep(stage)
             else:
@@ -145,7 +168,10 @@ class Experiment:
                 found = self.cohort.statistics
                 record["statistics"] = {x.name: found[x.name] for x in labels if x.name in found}
             seconds = round(time.time() - started, 1)
-            self.run.mark_done(stage.name, {**record, "seconds": seconds, **summary})
+            record |= {"seconds": seconds, **(summary or {})}
+            mark = functools.partial(self.run.mark_done, stage.name, record)
+            file = self.run.stage(stage.name) / "done.json"
+            distributed.on_first(mark, f"end of stage {stage.name}", file)
         return ran
 
     def is_done(self, stage: Stage) -> bool:
@@ -163,8 +189,10 @@ class Experiment:
 
     def train(self, stage: Stage) -> dict[str, Any]:
         """Trains one stage, from its latest checkpoint where there is one."""
-        config, cohort = stage.config, self.cohort
-        objective, views, labels = stages.build(stage, self.config["models"], self.cohort)
+        config = stage.config
+        on_corrupt = self.config["data"].get("on_corrupt", "stop")
+        cohort = dataclasses.replace(self.cohort, on_corrupt=on_corrupt)
+        objective, views, labels = stages.build(stage, self.config["models"], cohort)
         names = tuple(label.name for label in labels)
         fields = tuple(config["fields"])
         rows, val_rows = stages.select_rows(stage, cohort, labels)
@@ -178,12 +206,14 @@ class Experiment:
             return pipeline.train_batches(
                 cohort, "train", rows, seed=order_seed, start_step=start_step,
                 workers=recordings.workers, cache=recordings.caches.get("train"),
-                **common, **shards,
+                without=recordings.unreadable.get("train", ()), **common, **shards,
             )  # fmt: skip
 
         def eval_batches():
-            cache = recordings.caches.get("val")
-            return pipeline.eval_batches(cohort, "val", val_rows, cache=cache, **common, **shards)
+            return pipeline.eval_batches(
+                cohort, "val", val_rows, cache=recordings.caches.get("val"),
+                without=recordings.unreadable.get("val", ()), **common, **shards,
+            )  # fmt: skip
 
         print(
             f"  {len(rows)} training and {len(val_rows)} validation recordings, {schedule.steps} "
@@ -195,8 +225,7 @@ class Experiment:
         )
         params, extra = self.initial(stage, objective, views, example)
         self._write_settings(stage)
-        depth = self.config["models"]["ecg_encoder"]["depth"]
-        recipe = stages.recipe(stage, objective, views, schedule, depth)
+        recipe = stages.recipe(stage, objective, views, schedule)
         state = State(
             step=np.zeros((), np.int32),
             params=params,
@@ -220,6 +249,9 @@ class Experiment:
                 train_resident=recordings.resident.get("train"),
                 eval_resident=recordings.resident.get("val"),
                 writers=self.config["writers"],
+                describe=functools.partial(finite.describe, cohort, fields=fields, labels=names),
+                # A configuration of an earlier version has no choice of it.
+                **self.config.get("sharding", {}),
             )
         return {**summary, "hand_on": config["hand_on"], "records": len(rows)}
 
@@ -241,7 +273,8 @@ class Experiment:
         # A stream of its own: the steps fold their number, which is smaller, into the same root.
         key = jax.random.fold_in(jax.random.key(stage.seed), 2**31 - 1)
         params, extra = initialise(objective, views, _first_rows(example), key)
-        return self._take_over(stage, params, extra)
+        params, extra = self._take_over(stage, params, extra)
+        return params, objective.update_extra(params, extra)
 
     def load(self, stage: Stage) -> Model:
         """A finished stage with the parameters that it hands on.
@@ -258,41 +291,39 @@ class Experiment:
     def _take_over(self, stage: Stage, params: Any, extra: Any) -> tuple[Any, Any]:
         """Replaces towers by those of earlier stages, of another run, or of `mmcl_jax.port`."""
         for tower, origin in stage.config["init"].items():
+            found = self._towers(stage, origin)
+            if tower not in found.models:
+                raise ValueError(
+                    f"stage {stage.name} takes {tower} from {found.origin}, which has only "
+                    f"{', '.join(found.models)}"
+                )
             wanted = {**self.config["models"][tower], **stage.config["towers"][tower]}
-            if ported.is_ported(origin) and origin not in [other.name for other in self.stages]:
-                found = ported.read(origin)
-                theirs, where = (found.params, found.extra), origin
-                if tower in found.models:
-                    found.check(tower, wanted)
-            else:
-                folder, _, name = origin.rpartition(":")
-                source = Experiment.open(folder) if folder else self
-                done = source._require_done(name)
-                theirs = checkpoints.load(source.run.stage(name), done["hand_on"])[:2]
-                where = f"stage {name} of {source.run.path}"
-                # What their other towers read, this stage may do without.
-                trained_on = source._trained_on(name)
-                fields = [field for field in stage.config["fields"] if field in trained_on]
-                check_settings(self.cohort, {field: trained_on[field] for field in fields})
+            found.check(tower, wanted)
             rules = {
                 "new": stage.config["new"],
                 "unused": stage.config["unused"],
-                "origin": where,
+                "origin": found.origin,
             }
-            if tower not in theirs[0]:
-                raise ValueError(
-                    f"stage {stage.name} takes {tower} from {rules['origin']}, which has only "
-                    f"{', '.join(theirs[0])}"
-                )
-            fitted = {tower: ported.fit_positions(theirs[0][tower], wanted, where)}
-            params = checkpoints.transplant(params, fitted, tower, **rules)
+            fitted = {tower: ported.fit_positions(found.params[tower], wanted, found.origin)}
+            params = transplant(params, fitted, tower, **rules)
             for collection in extra:
                 if tower in extra[collection]:
-                    moved = checkpoints.transplant(
-                        extra[collection], theirs[1][collection], tower, **rules
-                    )
+                    moved = transplant(extra[collection], found.extra[collection], tower, **rules)
                     extra = {**extra, collection: moved}
         return params, extra
+
+    def _towers(self, stage: Stage, origin: str) -> ported.Towers:
+        """What `origin` names: an earlier stage, RUN:STAGE, or a folder of `mmcl_jax.port`."""
+        if ported.is_ported(origin) and origin not in [other.name for other in self.stages]:
+            return ported.read(origin)
+        folder, _, name = origin.rpartition(":")
+        source = Experiment.open(folder) if folder else self
+        source._require_done(name)
+        # What their other towers read, this stage may do without.
+        trained_on = source._trained_on(name)
+        fields = [field for field in stage.config["fields"] if field in trained_on]
+        check_settings(self.cohort, {field: trained_on[field] for field in fields})
+        return ported.read(f"{source.run.path}:{name}")
 
     # --- bookkeeping ---------------------------------------------------------------------------
 
@@ -328,6 +359,9 @@ class Experiment:
     def _settings(self, stage: Stage) -> dict[str, Any]:
         machine = (*_READING, "prepare_workers")
         data = {k: v for k, v in self.config["data"].items() if k not in machine}
+        if not data.get("shuffle_labels"):
+            # Runs from before there was a choice have their labels as they are.
+            data.pop("shuffle_labels", None)
         towers = {tower: self.config["models"][tower] for tower in stage.config["towers"]}
         config = dict(stage.config)
         if sweep := config.pop("sweep", None):
@@ -337,6 +371,10 @@ class Experiment:
         return _plain({**settings, "started_from": self._inputs(stage)["runs"]})
 
     def _write_settings(self, stage: Stage) -> None:
+        if stage.name in self._forced and jax.process_index() == 0:
+            # What the first steps were taken with.
+            file = self.run.stage(stage.name) / "stage.json"
+            file.replace(file.with_name(f"stage.until-{time.strftime('%Y%m%d-%H%M%S')}.json"))
         text = json.dumps(self._settings(stage), indent=2, sort_keys=True) + "\n"
         write_atomically(self.run.stage(stage.name) / "stage.json", text)
 
@@ -344,11 +382,17 @@ class Experiment:
         file = self.run.stage(stage.name) / "stage.json"
         if not file.is_file():
             return
-        if lines := differences(json.loads(file.read_text()), self._settings(stage)):
+        lines = differences(json.loads(file.read_text()), self._settings(stage))
+        if lines and not self._force:
             raise ValueError(
                 f"{self.run.path} holds stage {stage.name} with other settings: "
-                f"{'; '.join(lines)}. Use a new --workdir, or delete {file.parent} to run it again"
+                f"{'; '.join(lines)}. Use a new --workdir, delete {file.parent} to run it again, "
+                "or keep what is there with --force_config"
             )
+        if lines and stage.name not in self._forced:
+            self._forced.add(stage.name)
+            what = "stays as it is" if self.run.done(stage.name) else "goes on"
+            say(f"forced: stage {stage.name} {what} despite other settings: {'; '.join(lines)}")
 
 
 def _chosen(stage: Stage, selected: Sequence[str]) -> bool:

@@ -67,6 +67,11 @@ class TrainedRun:
         groups = inference_models.predictors(self._experiment, self._stage)
         return Program(groups, "predict", _crops(self._experiment))
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the run, or its chosen stage, has anything that predicts labels from an ECG."""
+        return bool(inference_models.able_to_predict(self._experiment, self._stage))
+
     def embed(
         self,
         ecg: Float[np.ndarray, "N 12 T"] | Float[np.ndarray, "12 T"] | str | os.PathLike,
@@ -139,6 +144,10 @@ class PortedEncoder(TrainedRun):
         return Program(
             [Group((inference_models.ported_encoder(self._folder),), ())], embed_batch, 1
         )
+
+    @property
+    def predicts(self) -> bool:
+        return False
 
     @property
     def predictor(self) -> "Program":

@@ -43,6 +43,36 @@ def main(
     return 0
 
 
+def add_declarations(parser: argparse.ArgumentParser) -> None:
+    """The options of `EcgFiles`: what files do not say themselves."""
+    arrays = parser.add_argument_group("ECGs in arrays, which do not say it themselves")
+    arrays.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="samples per second")
+    arrays.add_argument("--unit", default="", help="mV, uV, nV or V")
+    arrays.add_argument(
+        "--leads",
+        default="",
+        metavar="I,II,...",
+        help=f"leads in the order of the array; default: {','.join(LEADS)}",
+    )
+    arrays.add_argument(
+        "--array", default="", metavar="NAME", help="of the array where a file holds several"
+    )
+    arrays.add_argument(
+        "--preprocessed",
+        action="store_true",
+        help="they are clipped, freed of their baseline and normalised already; in place of "
+        "--rate and --unit",
+    )
+    files = parser.add_argument_group("ECGs in files")
+    files.add_argument(
+        "--subject-pattern",
+        metavar="REGEX",
+        help="finds the subject in the name of a record, its first group where it has one; "
+        "default: every record is a person of its own",
+    )
+    add_length_argument(files)
+
+
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m mmcl_jax.{verb}",
@@ -97,30 +127,5 @@ def _parser(verb: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--strict", action="store_true", help="exit with code 1 when a record was refused"
     )
-    arrays = parser.add_argument_group("ECGs in arrays, which do not say it themselves")
-    arrays.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="samples per second")
-    arrays.add_argument("--unit", default="", help="mV, uV, nV or V")
-    arrays.add_argument(
-        "--leads",
-        default="",
-        metavar="I,II,...",
-        help=f"leads in the order of the array; default: {','.join(LEADS)}",
-    )
-    arrays.add_argument(
-        "--array", default="", metavar="NAME", help="of the array where a file holds several"
-    )
-    arrays.add_argument(
-        "--preprocessed",
-        action="store_true",
-        help="they are clipped, freed of their baseline and normalised already; in place of "
-        "--rate and --unit",
-    )
-    files = parser.add_argument_group("ECGs in files")
-    files.add_argument(
-        "--subject-pattern",
-        metavar="REGEX",
-        help="finds the subject in the name of a record, its first group where it has one; "
-        "default: every record is a person of its own",
-    )
-    add_length_argument(files)
+    add_declarations(parser)
     return parser

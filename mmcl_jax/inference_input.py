@@ -3,13 +3,14 @@
 import csv
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from mmcl_jax.data import records
 from mmcl_jax.data.cohort import Cohort, open_cohort
@@ -51,8 +52,20 @@ class Rows(Protocol):
         """A hash of the names of all records."""
         ...
 
+    def names(self) -> Iterator[str]:
+        """The names of all records."""
+        ...
+
     def read(self, start: int, workers: int) -> Iterator[Row]:
         """The records from number `start` on; `workers` processes read them where it takes any."""
+        ...
+
+    def measured(self, number: int) -> Float[np.ndarray, "12 t"] | None:
+        """A record in mV, before its preprocessing; None where only the preprocessed one is kept.
+
+        Raises:
+            RefusedRecord: it cannot be read.
+        """
         ...
 
 
@@ -67,6 +80,9 @@ class FileRows:
 
     def digest(self) -> str:
         return _digest(f"{task.path}/{task.row}" for task in self._source.tasks)
+
+    def names(self) -> Iterator[str]:
+        return (printable(task.record) for task in self._source.tasks)
 
     def read(self, start: int, workers: int) -> Iterator[Row]:
         tasks = self._source.tasks
@@ -87,6 +103,9 @@ class FileRows:
                 row.ecg = records.decode(entry.payload, ("ecg",))["ecg"]
             yield row
 
+    def measured(self, number: int) -> Float[np.ndarray, "12 t"] | None:
+        return self._source.measured(self._source.tasks[number])
+
 
 class CohortRows:
     """The records of a cohort, split by split."""
@@ -99,8 +118,10 @@ class CohortRows:
         return sum(len(table["record"]) for table in self._tables.values())
 
     def digest(self) -> str:
-        names = (name for table in self._tables.values() for name in table["record"].tolist())
-        return _digest([self._cohort.settings_hash, *names])
+        return _digest([self._cohort.settings_hash, *self.names()])
+
+    def names(self) -> Iterator[str]:
+        return (name for table in self._tables.values() for name in table["record"].tolist())
 
     def read(self, start: int, workers: int) -> Iterator[Row]:
         del workers
@@ -118,6 +139,25 @@ class CohortRows:
                     row.refused = "the record has no ECG"
                 yield row
             start = max(0, start - size)
+
+    def measured(self, number: int) -> None:
+        return None
+
+
+def find(rows: Rows, record: str) -> int:
+    """Number of the record of that name; '' for the only one that there is.
+
+    Raises:
+        ValueError: there is no such record, or there are several and none is named.
+    """
+    if not record and len(rows) == 1:
+        return 0
+    for number, name in enumerate(rows.names()):
+        if name == record:
+            return number
+    found = f"no record {record!r}" if record else f"{len(rows):,} records, and none is named"
+    some = ", ".join(itertools.islice(rows.names(), 3))
+    raise ValueError(f"the input has {found}; name one of them with --record, such as {some}")
 
 
 def is_cohort(path: str | os.PathLike) -> bool:

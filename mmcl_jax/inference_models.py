@@ -149,6 +149,18 @@ def ported_encoder(folder: str | os.PathLike) -> Trained:
     )
 
 
+def able_to_predict(experiment: Experiment, name: str = "") -> list[Stage]:
+    """The finished stages that predict labels from an ECG; `name` as for `predictors`."""
+    below = f"{name.rstrip('/')}/"
+    return [
+        stage
+        for stage in _finished(experiment)
+        if stage.target
+        and tuple(stage.config["fields"]) == ("ecg",)
+        and (not name or f"{stage.name}/".startswith(below))
+    ]
+
+
 def predictors(experiment: Experiment, name: str = "") -> list[Group]:
     """The finished stages that predict labels from an ECG, by target.
 
@@ -158,18 +170,12 @@ def predictors(experiment: Experiment, name: str = "") -> list[Group]:
     Raises:
         ValueError: there is none.
     """
-    able = [
-        stage
-        for stage in _finished(experiment)
-        if stage.target and tuple(stage.config["fields"]) == ("ecg",)
-    ]
-    below = f"{name.rstrip('/')}/"
-    chosen = [stage for stage in able if not name or f"{stage.name}/".startswith(below)]
+    chosen = able_to_predict(experiment, name)
     if not chosen:
         what = f"stage {name!r}" if name else "stage"
         raise ValueError(
             f"{experiment.run.path} has no finished {what} that predicts labels from an ECG; "
-            f"--stage takes {_names(able)}"
+            f"--stage takes {_names(able_to_predict(experiment))}"
         )
     groups: dict[tuple[str, str], list[Trained]] = {}
     for stage in chosen:

@@ -70,7 +70,7 @@ def run(
         raise ValueError("several JAX processes would write one output; give each its own input")
     trained = load(run, stage)
     program = program_of(trained)
-    rows = _open(program, input, split, declared)
+    rows = open_rows(program, input, split, declared)
     batch_size = _round_up(min(batch_size, max(len(rows), 1)), program.multiple)
     plan = {
         "verb": verb,
@@ -97,11 +97,14 @@ def run(
     return Summary(len(rows), refused)
 
 
-# Below this, processes take longer to start than to read.
-_WORTH_PROCESSES = 200
+def open_rows(program: Program, path: str, splits: Sequence[str], declared: dict[str, Any]) -> Rows:
+    """The records of files or of a cohort, preprocessed as those that the stages were trained on.
 
-
-def _open(program: Program, path: str, splits: Sequence[str], declared: dict[str, Any]) -> Rows:
+    Raises:
+        ValueError: an option is for the other kind of input, or the cohort was preprocessed
+            otherwise.
+        FileNotFoundError: the input is absent.
+    """
     if not inference_input.is_cohort(path):
         if splits:
             raise ValueError(f"--split is for cohorts, and {path} is none")
@@ -115,38 +118,14 @@ def _open(program: Program, path: str, splits: Sequence[str], declared: dict[str
     return rows
 
 
-def _write_parts(
-    program: Program, rows: Rows, parts: Parts, plan: dict[str, Any], workers: int
-) -> None:
-    """Computes the parts that are missing, one after another."""
-    done = parts.done
-    if done == parts.count:
-        return
-    size = plan["part_rows"]
-    start = min(done * size, len(rows))
-    if start:
-        print(f"going on after {start:,} of {len(rows):,} records", flush=True)
-    with (
-        Progress(len(rows), title=plan["verb"]) as progress,
-        contextlib.closing(rows.read(start, workers)) as reader,
-    ):
-        progress.skip(start)
-        refused = 0
-        for number in range(done, parts.count):
-            first = number * size
-            part = _Part(program, min(size, len(rows) - first), plan["batch_size"])
-            for position, row in enumerate(itertools.islice(reader, part.size)):
-                part.add(position, row)
-                refused += bool(row.refused)
-                note = f"{refused:,} refused" if refused else ""
-                progress.update(first + position + 1, note)
-            parts.write(number, part.text, part.close())
-
-
-class _Part:
+class Part:
     """Fills a part batch by batch: while the device computes one, the next is read.
 
     No batch goes beyond its part, so that a part does not depend on where the command started.
+
+    Attributes:
+        size: records in it.
+        text: columns of text, as far as records were added.
     """
 
     def __init__(self, program: Program, size: int, batch_size: int):
@@ -190,6 +169,38 @@ class _Part:
             places, outputs = self._running
             self._values[:, places] = self._program.collect(outputs, len(places)).T
             self._running = None
+
+
+# Below this, processes take longer to start than to read.
+_WORTH_PROCESSES = 200
+
+
+def _write_parts(
+    program: Program, rows: Rows, parts: Parts, plan: dict[str, Any], workers: int
+) -> None:
+    """Computes the parts that are missing, one after another."""
+    done = parts.done
+    if done == parts.count:
+        return
+    size = plan["part_rows"]
+    start = min(done * size, len(rows))
+    if start:
+        print(f"going on after {start:,} of {len(rows):,} records", flush=True)
+    with (
+        Progress(len(rows), title=plan["verb"]) as progress,
+        contextlib.closing(rows.read(start, workers)) as reader,
+    ):
+        progress.skip(start)
+        refused = 0
+        for number in range(done, parts.count):
+            first = number * size
+            part = Part(program, min(size, len(rows) - first), plan["batch_size"])
+            for position, row in enumerate(itertools.islice(reader, part.size)):
+                part.add(position, row)
+                refused += bool(row.refused)
+                note = f"{refused:,} refused" if refused else ""
+                progress.update(first + position + 1, note)
+            parts.write(number, part.text, part.close())
 
 
 def _about(plan: dict[str, Any], program: Program, refused: int) -> dict[str, Any]:

@@ -1,17 +1,25 @@
-"""Which regions of one modality resemble the other: `python -m mmcl_jax.interpret RUN`.
+"""What a trained run looks at: similarity of ECG and CMR, or maps of one ECG alone.
 
-The passive module of paper III-C on a contrastive stage: cosine similarity of the ECG of a subject
-with each place of the CMR feature map, and of its CMR with each ECG token. Writes
-interpret/cmr_similarity.npz and interpret/ecg_similarity.npz; the report draws them.
+    python -m mmcl_jax.interpret RUN
+    python -m mmcl_jax.interpret RUN --input ecg.hea --output maps/
+
+The first is the passive module of paper III-C on a contrastive stage: cosine similarity of the ECG
+of a subject with each place of the CMR feature map, and of its CMR with each ECG token. Writes
+interpret/cmr_similarity.npz and interpret/ecg_similarity.npz; the report draws them. The second
+draws attention, and what hiding parts of the ECG changes, over its 12 leads.
 """
 
 import pathlib
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from mmcl_jax.data import pipeline
+from mmcl_jax.distributed import is_first
 from mmcl_jax.evaluate import predict
 from mmcl_jax.experiment import Experiment
 
@@ -31,12 +39,34 @@ def run(experiment: Experiment, *, stage: str, split: str, subjects: int) -> dic
     found = {candidate.name: candidate for candidate in experiment.training_stages()}
     if stage not in found:
         raise ValueError(f"interpret looks at stage {stage!r}; the run has {', '.join(found)}")
-    model = experiment.load(found[stage])
-    cohort = experiment.cohort
-    rows = pipeline.select(cohort, split, fields=tuple(found[stage].config["fields"]))[:subjects]
-    similarity = predict(
+    fields = tuple(found[stage].config["fields"])
+    rows = pipeline.select(experiment.cohort, split, fields=fields)[:subjects]
+    cmr, ecg = similarity(experiment, stage, split, rows)
+    folder = experiment.run.path / "interpret"
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(folder / "cmr_similarity.npz", **cmr)
+    _save(folder / "ecg_similarity.npz", **ecg)
+    return {"subjects": len(rows), "stage": stage, "split": split}
+
+
+def similarity(
+    experiment: Experiment, stage: str, split: str, rows: Int[np.ndarray, "N"]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Similarities for rows of a split of the cohort that have both modalities.
+
+    Args:
+        stage: name of a finished stage with objective `clip`.
+
+    Returns:
+        Of the CMR: the frames that the encoder saw, `whole` ones with the `box` around the heart,
+        and `similarity` [N, h, w] of the ECG with each place. Of the ECG: the window that the
+        encoder saw, and `similarity` [N, 12, n] of the CMR with each patch. `record` in both.
+    """
+    (found,) = (s for s in experiment.training_stages() if s.name == stage)
+    model, cohort = experiment.load(found), experiment.cohort
+    alike = predict(
         experiment,
-        found[stage],
+        found,
         model,
         split,
         rows,
@@ -47,26 +77,27 @@ def run(experiment: Experiment, *, stage: str, split: str, subjects: int) -> dic
     frames = np.stack([record["cmr"] for record in records]).astype(np.float32) / 255
     boxes = np.stack([record["cmr_box"] for record in records])
     ecg = np.stack([record["ecg"] for record in records])
-    clean = jax.vmap(model.views.cmr.clean)(frames, boxes)
-    window = jax.vmap(model.views.ecg.clean)(ecg)
     names = cohort.table(split)["record"][rows]
-    folder = experiment.run.path / "interpret"
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(
-        folder / "cmr_similarity.npz",
-        frames=np.asarray(clean),
-        whole=frames,
-        box=boxes,
-        similarity=similarity["cmr"],
-        record=names,
-    )
-    _save(
-        folder / "ecg_similarity.npz",
-        ecg=np.asarray(window),
-        similarity=similarity["ecg"].reshape(len(rows), ecg.shape[1], -1),
-        record=names,
-    )
-    return {"subjects": len(rows), "stage": stage, "split": split}
+    of_cmr = {
+        "frames": np.asarray(jax.vmap(model.views.cmr.clean)(frames, boxes)),
+        "whole": frames,
+        "box": boxes,
+        "similarity": alike["cmr"],
+        "record": names,
+    }
+    of_ecg = {
+        "ecg": np.asarray(jax.vmap(model.views.ecg.clean)(ecg)),
+        "similarity": alike["ecg"].reshape(len(rows), ecg.shape[1], -1),
+        "record": names,
+    }
+    return of_cmr, of_ecg
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command. Returns its exit code."""
+    from mmcl_jax.interpret_command import main
+
+    return main(__doc__, arguments)
 
 
 def _round_up(count: int, multiple: int) -> int:
@@ -74,16 +105,12 @@ def _round_up(count: int, multiple: int) -> int:
 
 
 def _save(file: pathlib.Path, **arrays: np.ndarray) -> None:
+    if not is_first():
+        return
     temporary = file.with_suffix(".part.npz")
     np.savez_compressed(temporary, **arrays)
     temporary.replace(file)
 
 
-def _main() -> None:
-    from mmcl_jax.command import run_verb
-
-    run_verb("interpret", __doc__)
-
-
 if __name__ == "__main__":
-    _main()
+    sys.exit(main())

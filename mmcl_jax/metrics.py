@@ -53,7 +53,7 @@ def binary_results(
     positives = int(label.sum())
     if positives in (0, len(label)):
         reason = f"all {len(label)} labels are {int(label[0])}"
-    statistics = _binary_statistics(label, probability, threshold)
+    statistics = binary_statistics(label, probability, threshold)
     return bootstrap(statistics, len(label), subject, resamples, seed, reason)
 
 
@@ -121,7 +121,7 @@ def regression_results(
         reason = f"all {len(label)} labels are {label[0]:.6g}"
     elif np.ptp(prediction) == 0:
         reason = f"all {len(label)} predictions are {prediction[0]:.6g}"
-    statistics = _regression_statistics(label, prediction)
+    statistics = regression_statistics(label, prediction)
     return bootstrap(statistics, len(label), subject, resamples, seed, reason)
 
 
@@ -180,9 +180,10 @@ def match_ranks(
     return np.concatenate(ranks)
 
 
-def _binary_statistics(
-    label: Float[np.ndarray, " N"], probability: Float[np.ndarray, " N"], threshold: float
+def binary_statistics(
+    label: Float[np.ndarray, " N"], probability: Float[np.ndarray, " N"], threshold: float = 0.5
 ) -> Statistics:
+    """The metrics of `binary_results` as functions of counts; for labels that are all known."""
     order = np.argsort(probability, kind="stable")
     ascending = probability[order]
     # Records of equal probability form one step of the ROC and precision-recall curves.
@@ -219,34 +220,10 @@ def _binary_statistics(
     return statistics
 
 
-def _multiclass_statistics(
-    label: Float[np.ndarray, " N"],
-    probability: Float[np.ndarray, "N C"],
-    present: Int[np.ndarray, " K"],
-) -> Statistics:
-    members = (label[:, None] == present[None, :]).astype(np.float64)
-    hits = members * (probability.argmax(axis=1)[:, None] == present[None, :])
-    one_vs_rest = [
-        _binary_statistics(members[:, k], probability[:, number], 0.5)
-        for k, number in enumerate(present)
-    ]
-
-    def statistics(counts: Float[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
-        total, right = counts @ members, counts @ hits
-        recall = np.divide(right, total, out=np.zeros_like(right), where=total > 0)
-        aurocs = [one(counts)["auroc"] for one in one_vs_rest]
-        return {
-            "macro_auroc": np.mean(aurocs, axis=0),
-            "balanced_accuracy": recall.sum(axis=1) / (total > 0).sum(axis=1),
-            "accuracy": right.sum(axis=1) / total.sum(axis=1),
-        }
-
-    return statistics
-
-
-def _regression_statistics(
+def regression_statistics(
     label: Float[np.ndarray, " N"], prediction: Float[np.ndarray, " N"]
 ) -> Statistics:
+    """The metrics of `regression_results` as functions of counts; for labels that are all known."""
     # Centred and scaled, so that sums of squares lose no digits to a large mean.
     scale = label.std() or 1.0
     x = (label - label.mean()) / scale
@@ -265,6 +242,30 @@ def _regression_statistics(
             "r": _ratio(xy, np.sqrt(xx * yy)),
             "r2": 1 - _ratio(squared, xx),
             "mae": scale * absolute / n,
+        }
+
+    return statistics
+
+
+def _multiclass_statistics(
+    label: Float[np.ndarray, " N"],
+    probability: Float[np.ndarray, "N C"],
+    present: Int[np.ndarray, " K"],
+) -> Statistics:
+    members = (label[:, None] == present[None, :]).astype(np.float64)
+    hits = members * (probability.argmax(axis=1)[:, None] == present[None, :])
+    one_vs_rest = [
+        binary_statistics(members[:, k], probability[:, number]) for k, number in enumerate(present)
+    ]
+
+    def statistics(counts: Float[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
+        total, right = counts @ members, counts @ hits
+        recall = np.divide(right, total, out=np.zeros_like(right), where=total > 0)
+        aurocs = [one(counts)["auroc"] for one in one_vs_rest]
+        return {
+            "macro_auroc": np.mean(aurocs, axis=0),
+            "balanced_accuracy": recall.sum(axis=1) / (total > 0).sum(axis=1),
+            "accuracy": right.sum(axis=1) / total.sum(axis=1),
         }
 
     return statistics

@@ -23,7 +23,7 @@ from mmcl_jax.data.labels import Label
 from mmcl_jax.data.lead_statistics import COLUMNS, lead_statistics
 from mmcl_jax.data.leads import LEADS
 from mmcl_jax.figures import png
-from mmcl_jax.report_page import (
+from mmcl_jax.html_page import (
     Html,
     details,
     escape,

@@ -4,24 +4,36 @@ config.json        the whole configuration
 environment.json   versions, devices, git revision, command line
 metrics.jsonl      one line per logged step, all stages
 stages/<name>/     checkpoints/ and, once the stage is done, done.json
+non_finite_batch.json  records of the step whose loss was no number, where that happened
+.lock              held by the run that writes here
 evaluate/ interpret/ report/
 """
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import jax
 
+from mmcl_jax.retry import retry, say
+
 PACKAGES = ("mmcl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class RunInUse(OSError):
+    """Another run writes to the run directory."""
 
 
 class RunDir:
@@ -32,6 +44,35 @@ class RunDir:
 
     def stage(self, name: str) -> pathlib.Path:
         return self.path / "stages" / name
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run directory; of several processes of one run, the first one does.
+
+        The system releases it when the process ends, in whatever way.
+
+        Raises:
+            RunInUse: another process holds it, on this machine or another one.
+        """
+        if jax.process_index() != 0:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise RunInUse(_in_use(self.path, file)) from error
+                # NFS without its lock service, Lustre mounted without `flock`.
+                say(f"{self.path}: no lock ({error}); start no second run here")
+            file.truncate(0)
+            file.write(json.dumps(_this_process()) + "\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
 
     def read_config(self) -> dict[str, Any]:
         """Raises FileNotFoundError where `path` is no run directory."""
@@ -73,6 +114,7 @@ class MetricsWriter:
         stage: written into each line.
         resume_step: lines of this stage after this step are dropped first: they belong to steps
             that are taken again.
+        evaluation_due: the evaluation of `resume_step` is made again too.
         tensorboard: also write event files, to RUN/tensorboard/<stage>.
         wandb: `enabled`, and `project`, `entity`, `mode` of `wandb.init`, empty for its defaults.
     """
@@ -83,6 +125,7 @@ class MetricsWriter:
         stage: str,
         *,
         resume_step: int = 0,
+        evaluation_due: bool = False,
         tensorboard: bool = False,
         wandb: Mapping[str, Any] | None = None,
     ):
@@ -92,7 +135,7 @@ class MetricsWriter:
         self._board = self._wandb = None
         if not self._main:
             return
-        _drop_lines(self._file, stage, resume_step)
+        _drop_lines(self._file, stage, resume_step, evaluation_due)
         if tensorboard:
             self._board = _start_tensorboard(run, stage, resume_step)
         if wandb and wandb["enabled"]:
@@ -102,8 +145,8 @@ class MetricsWriter:
         if not self._main:
             return
         line = {"stage": self._stage, "step": step, "epoch": round(epoch, 4), "time": time.time()}
-        with self._file.open("a") as file:
-            file.write(json.dumps({**line, **values}) + "\n")
+        text = json.dumps({**line, **values}) + "\n"
+        retry(lambda: _append(self._file, text), "writing metrics")
         for name, value in values.items():
             if self._board:
                 self._board.add_scalar(name, value, step)
@@ -131,11 +174,39 @@ def describe_environment() -> dict[str, Any]:
 
 
 def write_atomically(file: pathlib.Path, text: str) -> None:
-    """A reader sees the old file or the whole new one."""
+    """A reader sees the old file or the whole new one. Of several processes, the first writes."""
+    if jax.process_index() != 0:
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(file)
+
+    def write() -> None:
+        temporary.write_text(text)
+        temporary.replace(file)
+
+    retry(write, f"writing {file}")
+
+
+def _append(file: pathlib.Path, text: str) -> None:
+    with file.open("a") as lines:
+        lines.write(text)
+
+
+def _this_process() -> dict[str, Any]:
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    return {"host": socket.gethostname(), "process": os.getpid(), "since": since}
+
+
+def _in_use(path: pathlib.Path, file: IO[str]) -> str:
+    """Who holds the run directory."""
+    try:
+        file.seek(0)
+        found = json.loads(file.read())
+        who = f"process {found['process']} on {found['host']} since {found['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        # It took the lock a moment ago.
+        who = "another process"
+    return f"{path} is in use by {who}. Wait until it has ended, end it, or use another --workdir"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Sequence[str]:
@@ -151,7 +222,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return lines
 
 
-def _drop_lines(file: pathlib.Path, stage: str, after_step: int) -> None:
+def _drop_lines(file: pathlib.Path, stage: str, after_step: int, evaluation_due: bool) -> None:
     if not file.is_file():
         return
     kept, dropped = [], False
@@ -162,7 +233,8 @@ def _drop_lines(file: pathlib.Path, stage: str, after_step: int) -> None:
             # The last line of a run that was killed while writing it.
             dropped = True
             continue
-        if line["stage"] == stage and line["step"] > after_step:
+        again = evaluation_due and any(name.startswith("val/") for name in line)
+        if line["stage"] == stage and line["step"] > after_step - again:
             dropped = True
         else:
             kept.append(text + "\n")

@@ -3,7 +3,7 @@
 Colours are those of Fig. 6 of the paper: RdBu reversed from -1 (blue) to 1 (red), half transparent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -66,6 +66,36 @@ def cmr_similarity(
         for axis, label in zip(axes[:, 0], rows, strict=True):
             axis.set_ylabel(label)
         figure.colorbar(image, ax=axes[-1, :], shrink=0.9, label="cosine similarity")
+    return figure
+
+
+def cmr_similarity_of_methods(
+    frames: Float[np.ndarray, "N H W 3"],
+    similarity: Mapping[str, Float[np.ndarray, "N h w"]],
+    names: Sequence[str],
+) -> Figure:
+    """One column per subject: the mid-phase frame, and below it the map of each method.
+
+    Arguments as those of `cmr_similarity`; `similarity` has one entry per method.
+    """
+    count, size = len(frames), frames.shape[1]
+    rows = 1 + len(similarity)
+    with figure_grid(1.75 * count + 1.4, 1.95 * rows, rows=rows, columns=count) as (figure, axes):
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        for column, name in enumerate(names):
+            for axis in axes[:, column]:
+                axis.imshow(frames[column, ..., _MID], cmap="gray", vmin=0, vmax=1)
+            axes[0, column].set_title(name)
+            for axis, grids in zip(axes[1:, column], similarity.values(), strict=True):
+                image = axis.imshow(enlarge(grids[column], size), **_COLOURS)
+                axis.set_title(
+                    f"{grids[column].min():.2f} to {grids[column].max():.2f}", fontsize=8
+                )
+        for axis, label in zip(axes[:, 0], ("mid-phase frame", *similarity), strict=True):
+            axis.set_ylabel(label)
+        figure.colorbar(image, ax=axes, shrink=0.6, label="cosine similarity")
     return figure
 
 

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 from jaxtyping import Int
@@ -80,6 +81,12 @@ def check(stage: Stage, earlier: Sequence[Stage]) -> None:
             split over the devices.
     """
     where, config = f"stages.{stage.group}", stage.config
+    if config["objective"] == "tabular":
+        # It needs this module too.
+        from mmcl_jax import tabular
+
+        tabular.check(stage)
+        return
     if config["objective"] not in objectives.names():
         raise ValueError(
             f"{where}.objective is {config['objective']!r}; known: {', '.join(objectives.names())}"
@@ -91,6 +98,11 @@ def check(stage: Stage, earlier: Sequence[Stage]) -> None:
     if config.get("sweep"):
         # Its members, not their batches, are split over the devices.
         sweep_grid.check(stage)
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"{where}.sweep: its members train in one process, here are {jax.process_count()}. "
+                "Start one with --processes=1 for each target, as launch/slurm_sweep.sh does"
+            )
     else:
         check_batch_size(
             config["batch_size"],
@@ -150,10 +162,12 @@ def assemble(
         ecg_view = call(EcgAugmentation, config["ecg_view"], f"stages.{stage.group}.ecg_view")
     if "cmr" in config["fields"]:
         cmr_view = call(CmrAugmentation, config["cmr_view"], f"stages.{stage.group}.cmr_view")
+    halves = config["views"] == "halves"
     views = Views(
         ecg=ecg_view,
         cmr=cmr_view,
-        count=config["views"],
+        count=2 if halves else config["views"],
+        halves=halves,
         mesh=make_mesh(),
     )
     return objective, views
@@ -208,12 +222,8 @@ def recipe(
     objective: objectives.Objective,
     views: Views,
     schedule: Schedule,
-    depth: int,
 ) -> Recipe:
     """The recipe of a stage; its `hyper` holds what stages may differ in without a new program.
-
-    Args:
-        depth: blocks of the ECG encoder, for layer decay.
 
     Raises:
         ValueError: the settings give no learning rate, or two, or lengths that do not fit.
@@ -230,8 +240,13 @@ def recipe(
         hyper |= {"steps": length["steps"], "warmup": length["warmup"]}
     if getattr(objective, "label_smoothing", 0):
         hyper["label_smoothing"] = objective.label_smoothing
-    if getattr(getattr(objective, "ecg_encoder", None), "drop_path", 0):
-        hyper["drop_path"] = objective.ecg_encoder.drop_path
+    ecg_encoder = getattr(objective, "ecg_encoder", None)
+    if getattr(ecg_encoder, "drop_path", 0):
+        hyper["drop_path"] = ecg_encoder.drop_path
+    if hasattr(objective, "total_steps"):
+        objective = objective.clone(total_steps=schedule.steps)
+    # Blocks, for layer decay.
+    depth = getattr(ecg_encoder, "depth", None)
     held = (*(f"^{tower}/" for tower in stage.config["frozen"]), *stage.config["frozen_parameters"])
 
     def optimizer(params: Any, hyper: Hyper) -> optax.GradientTransformation:

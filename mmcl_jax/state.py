@@ -9,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from mmcl_jax import optim
@@ -58,8 +59,12 @@ def initialise(
     return variables.pop("params"), variables
 
 
-def train_step(recipe: Recipe) -> Callable[..., tuple[State, dict[str, Array]]]:
+def train_step(
+    recipe: Recipe, gather: Callable[[Any], Any] = lambda params: params
+) -> Callable[..., tuple[State, dict[str, Array]]]:
     """The step `(state, batch, root_key, hyper, resident) -> (state, metrics)`, not compiled.
+
+    `gather` makes whole parameters of those in `state`, where each device has a part of them.
 
     Every random draw is a function of (root_key, state.step), so a run that continues from a
     checkpoint draws what the uninterrupted run would have drawn. The parts of a batch
@@ -73,7 +78,7 @@ def train_step(recipe: Recipe) -> Callable[..., tuple[State, dict[str, Array]]]:
         batch = recipe.views(streams.pop("views"), _complete(batch, resident), train=True)
 
         def loss_of(params, extra, batch, streams):
-            variables = {"params": optim.hold(params, recipe.frozen), **extra}
+            variables = {"params": optim.hold(gather(params), recipe.frozen), **extra}
             (loss, metrics), extra = objective.apply(
                 variables, batch, train=True, rngs=streams, mutable=list(extra)
             )
@@ -97,9 +102,20 @@ def train_step(recipe: Recipe) -> Callable[..., tuple[State, dict[str, Array]]]:
     return step
 
 
-def make_train_step(recipe: Recipe) -> Callable[..., tuple[State, dict[str, Array]]]:
-    """The compiled `train_step`; `state` is donated."""
-    return jax.jit(train_step(recipe), donate_argnums=0)
+def make_train_step(
+    recipe: Recipe, placed: State | None = None
+) -> Callable[..., tuple[State, dict[str, Array]]]:
+    """The compiled `train_step`; `state` is donated.
+
+    Args:
+        placed: shardings of the state (see `sharding.shardings`), which it keeps; None where it is
+            whole on every device.
+    """
+    if placed is None:
+        return jax.jit(train_step(recipe), donate_argnums=0)
+    whole = jax.tree.map(lambda at: NamedSharding(at.mesh, PartitionSpec()), placed.params)
+    step = train_step(recipe, lambda params: jax.lax.with_sharding_constraint(params, whole))
+    return jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
 
 
 def make_eval_step(objective: Objective, views: Views) -> Callable:

@@ -267,8 +267,7 @@ class _Sweep:
         objective, views, _ = self._build(stage)
         # A member is on one device.
         views = dataclasses.replace(views, mesh=None)
-        depth = self._experiment.config["models"]["ecg_encoder"]["depth"]
-        return objective, stages.recipe(stage, objective, views, self._schedule(stage), depth)
+        return objective, stages.recipe(stage, objective, views, self._schedule(stage))
 
     def _hyper(self, stage: Stage, point: Point) -> dict[str, float]:
         """Of the recipe, with the settings of the model that the grid changes also where 0."""

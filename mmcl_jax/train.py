@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import math
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -17,25 +16,43 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmcl_jax import distributed
 from mmcl_jax.checkpoints import Checkpoints
+from mmcl_jax.early_stopping import EarlyStopping, find_best, selected
+from mmcl_jax.interruption import Interrupted, SignalWatch
+from mmcl_jax.non_finite import (
+    Describe,
+    NonFiniteLoss,
+    NonFiniteOutputs,
+    NonFiniteReport,
+    is_finite,
+)
 from mmcl_jax.objectives.base import Objective
 from mmcl_jax.progress import Progress
 from mmcl_jax.recipe import Recipe
 from mmcl_jax.run_dir import MetricsWriter, RunDir
-from mmcl_jax.sharding import check_batch_size, make_mesh, replicate, shard_batch, to_host
+from mmcl_jax.sharding import (
+    check_batch_size,
+    make_mesh,
+    place,
+    replicate,
+    shard_batch,
+    shardings,
+    to_host,
+    whole,
+)
 from mmcl_jax.state import Resident, State, make_eval_step, make_train_step
 
-
-class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient is no number any more."""
-
-
-class Interrupted(RuntimeError):
-    """SIGINT or SIGTERM came; the state is saved."""
-
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
-        self.signal_number = signal_number
+__all__ = [
+    "EarlyStopping",
+    "Interrupted",
+    "NonFiniteLoss",
+    "Schedule",
+    "SignalWatch",
+    "evaluate",
+    "selected",
+    "train",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,34 +87,6 @@ class Schedule:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
 
 
-@dataclasses.dataclass
-class EarlyStopping:
-    """Best value so far and how many evaluations ago (facts, section 7)."""
-
-    sign: int
-    patience: int
-    band: float
-    best: float = -math.inf
-    best_step: int = 0
-    waited: int = 0
-
-    def update(self, step: int, value: float) -> bool:
-        """Takes the value of an evaluation; True where it is the best so far."""
-        score = self.sign * value
-        self.waited = 0 if score >= self.best - self.band else self.waited + 1
-        if score > self.best:
-            self.best, self.best_step = score, step
-            return True
-        return False
-
-    @property
-    def stop(self) -> bool:
-        return self.patience >= 0 and self.waited > self.patience
-
-    def to_json(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
-
-
 def train(
     run: RunDir,
     stage: str,
@@ -113,6 +102,8 @@ def train(
     train_resident: Resident | None = None,
     eval_resident: Resident | None = None,
     writers: Mapping[str, Any] | None = None,
+    parameters: str = "replicate",
+    describe: Describe | None = None,
 ) -> dict[str, Any]:
     """Trains to the end of `schedule` or an early stop, from the latest checkpoint on.
 
@@ -127,13 +118,16 @@ def train(
         train_resident, eval_resident: recordings that are on every device already; the batches
             then bring only labels and `index`.
         writers: further arguments of `MetricsWriter`.
+        parameters: how they are on the devices, see `sharding.shardings`.
+        describe: looks at the records of a batch whose loss is no number.
 
     Returns:
         JSON summary: steps taken, best step and value, last metrics.
 
     Raises:
-        NonFiniteLoss: naming stage and step.
+        NonFiniteLoss: naming stage and step, and the file that lists the records.
         Interrupted: after a signal, once the state is saved.
+        DamagedCheckpoint, OSError: of `checkpoints`.
     """
     # --- restore -------------------------------------------------------------------------------
     mesh = make_mesh()
@@ -141,13 +135,20 @@ def train(
     sign = -1 if schedule.select.endswith("loss") else 1
     stopping = EarlyStopping(sign, schedule.patience, schedule.band)
     last_metrics: dict[str, float] = {}
-    state = replicate(state, mesh)
+    evaluation_due = False
+    distributed.check_same(state.params, f"initial parameters of stage {stage}")
+    placed = shardings(state, mesh, parameters)
+    state = place(state, placed)
     if restored := checkpoints.restore_latest(state):
         state, progress = restored
         stopping = dataclasses.replace(stopping, **progress["stopping"])
         last_metrics = progress["metrics"]
+        evaluation_due = progress.get("evaluation_due", False)
+        find_best(checkpoints, state, stopping)
     step = int(state.step)
-    writer = MetricsWriter(run, stage, resume_step=step, **(writers or {}))
+    writer = MetricsWriter(
+        run, stage, resume_step=step, evaluation_due=evaluation_due, **(writers or {})
+    )
     bar = Progress(
         schedule.steps,
         title=stage,
@@ -158,72 +159,100 @@ def train(
     )
 
     # --- compiled functions --------------------------------------------------------------------
-    train_step = make_train_step(recipe)
+    train_step = make_train_step(recipe, placed)
+    stopped_by = distributed.SharedNumber(mesh)
     eval_step = make_eval_step(recipe.objective, recipe.views)
     root_key = replicate(jax.random.key(seed), mesh)
     hyper = replicate({name: np.float32(value) for name, value in recipe.hyper.items()}, mesh)
     train_resident, eval_resident = train_resident or {}, eval_resident or {}
     batches = train_batches(step)
-    pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
+    # Step, its metrics on the device, records that were left out of its batch.
+    pending: deque[tuple[int, dict[str, jax.Array], int]] = deque()
+    not_finite = NonFiniteReport(run, stage, describe)
+
+    def fetch() -> tuple[dict[str, jax.Array], int]:
+        rows = next(batches)
+        return shard_batch(rows, mesh), left_out(rows)
 
     def log() -> None:
-        fetched = [(at, to_host(values)) for at, values in pending]
+        fetched = [(at, to_host(values)) for at, values, _ in pending]
+        missing = distributed.total(sum(number for _, _, number in pending))
         pending.clear()
         for at, values in fetched:
-            check_finite(stage, at, values)
+            if not is_finite(values):
+                raise not_finite.of_step(at, values, _rows_of(train_batches, at, mesh))
         at = fetched[-1][0]
         means = {name: float(np.mean([v[name] for _, v in fetched])) for name in fetched[-1][1]}
         values = {f"train/{name}": value for name, value in means.items()}
         values["train/learning_rate"] = float(learning_rate(at - 1))
+        if missing:
+            values["train/records_left_out"] = missing
         writer.write(at, at / schedule.steps_per_epoch, values)
 
-    def save(metrics: Mapping[str, float]) -> None:
+    def save(metrics: Mapping[str, float], *, wait: bool, evaluation_due: bool = False) -> None:
         progress = {"stopping": stopping.to_json(), "metrics": dict(metrics)}
-        checkpoints.save_latest(state, progress)
+        due = {"evaluation_due": True} if evaluation_due else {}
+        checkpoints.save_latest(state, {**progress, **due}, wait=wait)
+
+    def evaluate_and_save(stop: int) -> dict[str, float]:
+        try:
+            found = evaluate(
+                recipe.objective, eval_step, state, eval_batches(), mesh, eval_resident,
+                stop=lambda: signals.received,
+            )  # fmt: skip
+        except NonFiniteOutputs as error:
+            raise not_finite.of_validation(step, error.rows) from error
+        if not found:
+            save(last_metrics, wait=True, evaluation_due=True)
+            raise interrupted(signals.received)
+        writer.write(step, step / schedule.steps_per_epoch, found)
+        value = selected(found, schedule.select, stage)
+        if not math.isfinite(value):
+            raise NonFiniteLoss(f"stage {stage}, step {step}: {schedule.select} is {value}")
+        if stopping.update(step, value):
+            checkpoints.save_best(state, stopping.best)
+        save(found, wait=bool(stop) or stopping.stop or step == schedule.steps)
+        return found
+
+    def interrupted(number: int) -> Interrupted:
+        return Interrupted(
+            f"stage {stage} stopped by {signal.Signals(number).name} and saved at step {step} of "
+            f"{schedule.steps}",
+            number,
+        )
 
     # --- loop ----------------------------------------------------------------------------------
     closing = contextlib.closing
     with SignalWatch() as signals, bar, closing(batches), closing(writer):
+        if evaluation_due:
+            last_metrics = evaluate_and_save(0)
         training = step < schedule.steps and not stopping.stop
-        batch = shard_batch(next(batches), mesh) if training else None
+        batch, missing = fetch() if training else (None, 0)
         while step < schedule.steps and not stopping.stop:
             state, metrics = train_step(state, batch, root_key, hyper, train_resident)
             step += 1
             if pending:
                 # At most one step waits on the device while the host prepares the next.
                 jax.block_until_ready(pending[-1][1]["loss"])
-            pending.append((step, metrics))
+            pending.append((step, metrics, missing))
             bar.update(step)
 
             finished = step == schedule.steps
             evaluate_now = finished or (
                 schedule.evaluate_every and step % schedule.evaluate_every == 0
             )
-            stop = signals.received
+            stop = stopped_by(signals.received, wait=bool(evaluate_now))
             if not (finished or stop):
                 # On its way to the device while that is busy with the step.
-                batch = shard_batch(next(batches), mesh)
+                batch, missing = fetch()
             if evaluate_now or step % schedule.log_every == 0 or stop:
                 log()
             if evaluate_now:
-                last_metrics = evaluate(
-                    recipe.objective, eval_step, state, eval_batches(), mesh, eval_resident
-                )
-                writer.write(step, step / schedule.steps_per_epoch, last_metrics)
-                value = selected(last_metrics, schedule.select, stage)
-                if not math.isfinite(value):
-                    raise NonFiniteLoss(f"stage {stage}, step {step}: {schedule.select} is {value}")
-                if stopping.update(step, value):
-                    checkpoints.save_best(state)
-                save(last_metrics)
+                last_metrics = evaluate_and_save(stop)
             elif stop:
-                save(last_metrics)
+                save(last_metrics, wait=True)
             if stop:
-                raise Interrupted(
-                    f"stage {stage} stopped by {signals.name} and saved at step {step} of "
-                    f"{schedule.steps}",
-                    stop,
-                )
+                raise interrupted(stop)
     return {
         "steps": step,
         "epochs": step / schedule.steps_per_epoch,
@@ -242,14 +271,32 @@ def evaluate(
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
     resident: Resident,
+    *,
+    stop: Callable[[], int] = lambda: 0,
 ) -> dict[str, float]:
-    """Metrics of a whole split: batch means weighted by their valid rows, and `summarise`."""
+    """Metrics of a whole split: batch means weighted by their valid rows, and `summarise`.
+
+    Damaged records that were left out of the batches are counted as `val/records_left_out`.
+
+    Args:
+        stop: asked before each batch; where it says so nothing is returned. Not asked where several
+            processes would have to stop together.
+
+    Raises:
+        NonFiniteOutputs: naming the rows.
+    """
+    alone = jax.process_count() == 1
+    missing = 0
     totals: dict[str, float] = {}
     count = 0.0
     gathered: list[tuple[dict, dict]] = []
+    params, extra = whole((state.params, state.extra))
     for batch in batches:
+        if alone and stop():
+            return {}
+        missing += left_out(batch)
         on_device = shard_batch(batch, mesh)
-        metrics, outputs = eval_step(state.params, state.extra, on_device, resident)
+        metrics, outputs = eval_step(params, extra, on_device, resident)
         known = ("labels", "label_valid", "valid", "index")
         labels = {name: on_device[name] for name in known if name in batch}
         metrics, outputs, labels = to_host((metrics, outputs, labels))
@@ -264,54 +311,32 @@ def evaluate(
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for parts in zip(*gathered, strict=True)
     )
+    if len(rows := _not_finite(outputs)):
+        raise NonFiniteOutputs(labels["index"][rows])
     means = {name: total / count for name, total in totals.items()}
     summary = {**means, **objective.summarise(outputs, labels)}
+    if missing := distributed.total(missing):
+        summary["records_left_out"] = missing
     return {f"val/{name}": value for name, value in summary.items()}
 
 
-def check_finite(stage: str, step: int, values: Mapping[str, np.ndarray]) -> None:
-    """Raises NonFiniteLoss where the loss or the gradient norm of a step is NaN or infinite."""
-    for name in ("loss", "gradient_norm"):
-        if not np.isfinite(values[name]):
-            raise NonFiniteLoss(
-                f"stage {stage}, step {step}: {name} is {float(values[name])}. The last checkpoint "
-                "is from before this step; lower the learning rate or look at the records of "
-                "this batch"
-            )
+def left_out(batch: Mapping[str, np.ndarray]) -> int:
+    """Damaged records of a batch on the host; padding is none."""
+    return int(((batch["index"] >= 0) & (batch["valid"] == 0)).sum())
 
 
-def selected(metrics: Mapping[str, float], name: str, stage: str) -> float:
-    """The metric that decides which parameters are best. Raises ValueError where there is none."""
-    if name not in metrics:
-        raise ValueError(
-            f"stage {stage} selects by {name}, which its validation split does not give; it gives "
-            f"{', '.join(sorted(metrics))} (a metric such as AUROC needs both classes in the split)"
-        )
-    return metrics[name]
+def _rows_of(
+    train_batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]],
+    step: int,
+    mesh: jax.sharding.Mesh,
+) -> np.ndarray:
+    """Rows of the batch that `step` was taken with, over all processes."""
+    with contextlib.closing(train_batches(step - 1)) as batches:
+        rows = {"index": next(batches)["index"]}
+    return to_host(shard_batch(rows, mesh))["index"]
 
 
-class SignalWatch:
-    """Remembers SIGINT and SIGTERM until the loop has finished its step; a second one kills."""
-
-    def __init__(self):
-        self.received = 0
-
-    @property
-    def name(self) -> str:
-        return signal.Signals(self.received).name
-
-    def __enter__(self):
-        self._old = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number, frame):
-        del frame
-        self.received = number
-        signal.signal(number, self._old[number])
+def _not_finite(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Positions [n] of the records that have an output that is no number."""
+    finite = [np.isfinite(v).reshape(len(v), -1).all(axis=1) for v in outputs.values()]
+    return np.flatnonzero(~np.all(finite, axis=0))

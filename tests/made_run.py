@@ -1,4 +1,4 @@
-"""A made-up run directory for the tests of the report."""
+"""Made-up run directories for the tests of the reports."""
 
 import csv
 import json
@@ -6,7 +6,8 @@ import json
 import numpy as np
 
 from mmcl_jax import metrics
-from mmcl_jax.report_inputs import METRIC_COLUMNS
+from mmcl_jax.data.labels import PHENOTYPES, Label
+from mmcl_jax.report.inputs import METRIC_COLUMNS
 
 UNITS = {"LVEDV": "mL", "LVEF": "%"}
 
@@ -121,3 +122,69 @@ def _write_similarity(folder, generator, subjects, side):
     ecg = ecg + 0.1 * generator.normal(size=(subjects, 12, 2500))
     patches = np.abs(ecg).reshape(subjects, 12, 25, 100).max(-1) / 6
     np.savez(folder / "ecg_similarity.npz", ecg=ecg, similarity=patches, record=records)
+
+
+def write_method(
+    path,
+    method,
+    skill,
+    *,
+    n=150,
+    seeds=(0, 1, 2),
+    fraction=1.0,
+    targets=("CAD", "AF", "DM"),
+    group="finetune",
+    frozen=(),
+    maps=False,
+    subjects=None,
+):
+    """A run directory with the predictions of one method, better the larger `skill` is.
+
+    The subjects and their labels are the same for all methods; every prediction differs by seed.
+    """
+    folder = path / "evaluate" / "predictions"
+    folder.mkdir(parents=True)
+    stage = {"objective": "supervised", "fraction": fraction, "frozen": list(frozen)}
+    data = {"path": "", "synthetic": {"subjects": n}}
+    config = {"name": method, "data": data, "stages": {group: stage}, "order": [group]}
+    (path / "config.json").write_text(json.dumps(config))
+    environment = {"git_revision": "0123abcd", "devices": ["cpu: cpu"]}
+    (path / "environment.json").write_text(json.dumps(environment))
+    for number, target in enumerate(targets):
+        for seed in seeds:
+            arrays = _made_predictions(target, number, skill, n, seed, method)
+            if subjects is not None:
+                arrays["subject"] = np.array(subjects)
+            np.savez(folder / f"{group}__{target}__{seed}.npz", **arrays)
+            done = path / "stages" / group / target / str(seed)
+            done.mkdir(parents=True)
+            (done / "done.json").write_text(json.dumps({"records": round(400 * fraction)}))
+    if maps:
+        (path / "interpret").mkdir()
+        _write_similarity(path / "interpret", np.random.default_rng(len(method)), 3, 7)
+    return path
+
+
+def _made_predictions(target, number, skill, n, seed, method):
+    members = [x for x in PHENOTYPES if x.group == target] or [Label(target, "binary", "disease")]
+    k = len(members)
+    latent = np.random.default_rng(number).normal(size=(n, k))
+    noise = np.random.default_rng((seed, number, *method.encode())).normal(size=(n, k))
+    guess = skill * latent + noise
+    if members[0].kind == "binary":
+        label, prediction = (latent > 1).astype(np.float64), 1 / (1 + np.exp(-guess))
+    else:
+        label, prediction = 140 + 30 * latent, 140 + 20 * guess
+        label[number::9] = np.nan
+    return {
+        "record": np.array([f"r{i:05d}" for i in range(n)]),
+        "subject": np.array([f"s{i:05d}" for i in range(n)]),
+        "split": np.array(["test"] * (n - 10) + ["val"] * 10),
+        "names": np.array([x.name for x in members]),
+        "kinds": np.array([x.kind for x in members]),
+        "units": np.array([x.unit for x in members]),
+        "label": label,
+        "prediction": prediction,
+        "seed": seed,
+        "target": target,
+    }

@@ -1,10 +1,17 @@
+import errno
+import os
+import pathlib
+import resource
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from mmcl_jax.checkpoints import Checkpoints, load, transplant
+from mmcl_jax import retry, step_folder
+from mmcl_jax.checkpoints import Checkpoints, load
 from mmcl_jax.sharding import make_mesh, replicate
 from mmcl_jax.state import State
 
@@ -51,14 +58,22 @@ def test_best_can_be_saved_again_after_a_kill(tmp_path):
     assert load(tmp_path, "best")[2] == 3
 
 
-def test_one_device_to_eight_and_back(tmp_path):
-    state = make_state(1)
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save_latest(state, {})
-    with Checkpoints(tmp_path) as checkpoints:
-        wide, _ = checkpoints.restore_latest(make_state(0, devices=8))
-    assert len(wide.params["head"]["bias"].sharding.device_set) == 8
-    jax.tree.map(np.testing.assert_array_equal, wide.params, state.params)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_one_device_to_eight_and_back(tmp_path, dtype):
+    def made(step, devices):
+        as_dtype = jax.tree.map(lambda leaf: leaf.astype(dtype), make_state(step).params)
+        state = make_state(step).replace(params=as_dtype)
+        return replicate(state, make_mesh(jax.devices()[:devices]))
+
+    found = made(1, devices=1)
+    for devices in (8, 1):
+        with Checkpoints(tmp_path / str(devices)) as checkpoints:
+            checkpoints.save_latest(found, {})
+        with Checkpoints(tmp_path / str(devices)) as checkpoints:
+            found, _ = checkpoints.restore_latest(made(0, devices))
+        leaf = found.params["head"]["bias"]
+        assert (len(leaf.sharding.device_set), leaf.dtype) == (devices, dtype)
+        jax.tree.map(np.testing.assert_array_equal, found.params, made(1, devices=1).params)
 
 
 def test_no_checkpoint_is_an_error(tmp_path):
@@ -66,32 +81,206 @@ def test_no_checkpoint_is_an_error(tmp_path):
         load(tmp_path, "best")
 
 
-OURS = {"ecg_encoder": {"block_0": {"kernel": np.zeros((2, 2))}, "fc_norm": {"scale": np.ones(2)}}}
-THEIRS = {"ecg_encoder": {"block_0": {"kernel": np.ones((2, 2))}, "norm": {"scale": np.ones(2)}}}
+# --- damaged ---------------------------------------------------------------------------------
 
 
-def test_transplant_takes_the_tower():
-    found = transplant(
-        {**OURS, "head": 1}, THEIRS, "ecg_encoder", new=("/fc_norm/",), unused=("/norm/",)
-    )
-    np.testing.assert_array_equal(found["ecg_encoder"]["block_0"]["kernel"], np.ones((2, 2)))
-    np.testing.assert_array_equal(found["ecg_encoder"]["fc_norm"]["scale"], np.ones(2))
-    assert "norm" not in found["ecg_encoder"]
-    assert found["head"] == 1
+def flip_a_bit(file: pathlib.Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
-def test_transplant_names_what_is_missing_and_left_over():
-    with pytest.raises(ValueError, match="missing: ecg_encoder/fc_norm/scale; left over: ecg_enc"):
-        transplant(OURS, THEIRS, "ecg_encoder")
+def cut_in_half(file: pathlib.Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
 
 
-def test_transplant_names_other_shapes():
-    wide = {"ecg_encoder": {"block_0": {"kernel": np.ones((2, 3))}}}
-    with pytest.raises(ValueError, match=r"block_0/kernel: \(2, 3\) there, \(2, 2\) here"):
-        transplant(OURS, wide, "ecg_encoder", new=("/fc_norm/",))
+def largest_file(folder: pathlib.Path) -> pathlib.Path:
+    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
 
 
-def test_a_new_leaf_stays_fresh_even_where_the_source_has_it():
-    theirs = {"ecg_encoder": {**THEIRS["ecg_encoder"], "fc_norm": {"scale": np.full(2, 9.0)}}}
-    found = transplant(OURS, theirs, "ecg_encoder", new=("/fc_norm/",), unused=("/norm/",))
-    np.testing.assert_array_equal(found["ecg_encoder"]["fc_norm"]["scale"], np.ones(2))
+def names(folder: pathlib.Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def two(tmp_path):
+    """The folder `checkpoints` of a stage, with steps 1 and 2."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save_best(make_state(step), score=float(step))
+            checkpoints.save_latest(make_state(step), {"at": step})
+    return tmp_path / "checkpoints"
+
+
+DAMAGE = {
+    "a flipped bit": lambda step: flip_a_bit(largest_file(step / "params")),
+    "half a file": lambda step: cut_in_half(largest_file(step / "params")),
+    "no file": lambda step: largest_file(step / "params").unlink(),
+    "a flipped bit of the manifest": lambda step: flip_a_bit(step / "manifest.json"),
+    "no metadata": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_the_checkpoint_before_a_damaged_one_is_used(two, capsys, damage):
+    damage(two / "latest" / "2")
+    damage(two / "best" / "2")
+    assert load(two.parent, "latest")[2] == load(two.parent, "best")[2] == 1
+    with Checkpoints(two.parent) as checkpoints:
+        state, progress = checkpoints.restore_latest(make_state(0))
+        assert (int(state.step), progress) == (1, {"at": 1})
+        jax.tree.map(np.testing.assert_array_equal, state, make_state(1))
+        assert checkpoints.best() == (1, 1.0)
+        # Step 2 is taken again.
+        checkpoints.save_latest(make_state(2), {"at": 2})
+    assert load(two.parent, "latest")[2] == 2
+    assert "latest/2 is damaged" in capsys.readouterr().err
+    assert "latest-2" in names(two / "damaged")
+
+
+def test_a_run_without_a_whole_checkpoint_is_an_error(two):
+    for kind in ("latest", "best"):
+        for step in ("1", "2"):
+            flip_a_bit(largest_file(two / kind / step))
+    with pytest.raises(step_folder.DamagedCheckpoint, match="backup, or delete"):
+        load(two.parent, "best")
+    with (
+        Checkpoints(two.parent) as checkpoints,
+        pytest.raises(step_folder.DamagedCheckpoint, match=f"delete {two.parent} to run the"),
+    ):
+        checkpoints.restore_latest(make_state(0))
+
+
+def test_what_a_save_that_was_cut_off_left_does_not_count(two):
+    for kind in ("latest", "best"):
+        for name in ("3.unsealed.orbax-checkpoint-tmp", "4.unsealed", "0.removed"):
+            (two / kind / name).mkdir()
+    assert load(two.parent, "latest")[2] == 2
+    with Checkpoints(two.parent) as checkpoints:
+        assert int(checkpoints.restore_latest(make_state(0))[0].step) == 2
+    assert names(two / "latest") == names(two / "best") == {"1", "2"}
+
+
+def test_best_parameters_of_steps_taken_again_are_removed(two):
+    step_folder.remove(two / "latest" / "2")
+    with Checkpoints(two.parent) as checkpoints:
+        checkpoints.restore_latest(make_state(0))
+        assert checkpoints.best() == (1, 1.0)
+    assert names(two / "best") == {"1"}
+
+
+def test_the_last_two_are_kept(two):
+    with Checkpoints(two.parent) as checkpoints:
+        checkpoints.save_latest(make_state(3), {})
+    assert names(two / "latest") == {"2", "3"}
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksums(two):
+    for kind in ("latest", "best"):
+        (two / kind / "2" / "manifest.json").unlink()
+    assert load(two.parent, "best")[2] == 2
+    with Checkpoints(two.parent) as checkpoints:
+        assert int(checkpoints.restore_latest(make_state(0))[0].step) == 2
+
+
+def test_a_checkpoint_of_another_model_is_an_error(two):
+    like = make_state(0)
+    like = like.replace(params={**like.params, "head": {"bias": jnp.ones(5)}})
+    with (
+        Checkpoints(two.parent) as checkpoints,
+        pytest.raises(ValueError, match="latest/2: does not fit the model and optimiser"),
+    ):
+        checkpoints.restore_latest(like)
+
+
+# --- file systems ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk():
+    """Files cannot grow beyond 1000 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def wide_state(step: int) -> State:
+    state = make_state(step)
+    kernel = np.random.default_rng(0).standard_normal(5000, np.float32)
+    return state.replace(params={**state.params, "head": {"bias": kernel}})
+
+
+@pytest.mark.parametrize("kind", ["latest", "best"])
+def test_a_full_disk_leaves_the_checkpoint_before(two, request, kind):
+    def save():
+        with Checkpoints(two.parent) as checkpoints:
+            if kind == "latest":
+                checkpoints.save_latest(wide_state(3), {})
+            else:
+                checkpoints.save_best(wide_state(3))
+
+    request.getfixturevalue("full_disk")
+    with pytest.raises(OSError, match="step 3 could not be written .*; that of step 2 is intact"):
+        save()
+    assert names(two / kind) == {"1", "2"}
+    assert load(two.parent, kind)[2] == 2
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(retry, "PATIENCE", 3.0)
+
+
+def vanish(folder: pathlib.Path, seconds: float) -> threading.Timer:
+    """Takes a folder away; it comes back after `seconds`."""
+    away = folder.with_name("away")
+    folder.rename(away)
+    timer = threading.Timer(seconds, away.rename, [folder])
+    timer.start()
+    return timer
+
+
+def test_a_file_system_that_comes_back_is_waited_for(two, quick, capsys):
+    with Checkpoints(two.parent) as checkpoints:
+        timer = vanish(two.parent, 0.3)
+        checkpoints.save_best(make_state(3))
+        timer.join()
+        timer = vanish(two.parent, 0.3)
+        checkpoints.save_latest(make_state(3), {}, wait=True)
+        timer.join()
+        timer = vanish(two.parent, 0.3)
+        assert int(checkpoints.restore_latest(make_state(0))[0].step) == 3
+        timer.join()
+    assert load(two.parent, "best")[2] == 3
+    assert "trying again in 0.05 s" in capsys.readouterr().err
+
+
+def test_a_save_lost_in_the_background_is_made_up_for(two, quick, capsys, monkeypatch):
+    rename = pathlib.Path.rename
+    failures = iter([OSError(errno.ESTALE, os.strerror(errno.ESTALE))])
+
+    def once_stale(path, target):
+        if path.name == "3.unsealed" and (error := next(failures, None)):
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", once_stale)
+    with Checkpoints(two.parent) as checkpoints:
+        checkpoints.save_latest(make_state(3), {})
+        checkpoints.save_latest(make_state(4), {})
+    assert names(two / "latest") == {"2", "4"}
+    assert "step 3 could not be written (Stale file handle)" in capsys.readouterr().err
+
+
+def test_a_file_system_that_stays_away_is_an_error(two, quick, monkeypatch):
+    monkeypatch.setattr(retry, "PATIENCE", 0.1)
+    checkpoints = Checkpoints(two.parent)
+    timer = vanish(two, 1.0)
+    with pytest.raises(OSError, match="step 3 could not be written .No such file or directory"):
+        checkpoints.save_best(make_state(3))
+    # Nothing was written below the mount point.
+    assert not two.exists()
+    timer.join()
+    assert names(two / "best") == {"1", "2"}

@@ -52,7 +52,8 @@ def _same_as_loop(results, reference, label, prediction, seed, resamples):
         np.testing.assert_allclose(
             (results[name].value, results[name].low, results[name].high),
             (value, low, high),
-            rtol=1e-9,
+            rtol=1e-12,
+            atol=1e-12,
             err_msg=name,
         )
 

@@ -161,8 +161,8 @@ def test_the_report_shows_classes(run):
 
 
 def test_the_table_of_confusions(run):
-    from mmcl_jax.report_confusion import confusion_section
-    from mmcl_jax.report_inputs import read_run
+    from mmcl_jax.report.confusion import confusion_section
+    from mmcl_jax.report.inputs import read_run
 
     read = read_run(run)
     (member,) = read.predictions

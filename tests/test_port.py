@@ -1,33 +1,26 @@
-"""Random files laid out as the published ones, through the command and against PyTorch."""
+"""Random files as PyTorch saves them, through the command and against PyTorch itself.
+
+What needs no PyTorch is in the other files of this name.
+"""
 
 import argparse
-import json
-import pickle
 import subprocess
 import sys
-import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_torch_file import Call, touch
-from tiny_experiment import read_config, shrink
+from port_files import DEPTH, HEADS, WIDTH, apply, port, refused
 
-from mmcl_jax import checkpoints, models, ported, safetensors_file, torch_file, torch_writer
-from mmcl_jax.experiment import Experiment
+from mmcl_jax import checkpoints, models, ported, torch_file, torch_writer
 from mmcl_jax.models.positions import interpolate
 from mmcl_jax.objectives.masked_modelling import shuffle
-from mmcl_jax.port import main
-from mmcl_jax.ported import Towers
-from mmcl_jax.run_dir import RunDir
-from mmcl_jax.stages import check
 
 torch = pytest.importorskip("torch")
 torch_models = pytest.importorskip("torch_models", exc_type=ImportError)
 resnets = torch_models.resnets
 
-WIDTH, DEPTH, HEADS = 48, 2, 3
 ECG = np.random.default_rng(0).standard_normal((2, 12, 500), np.float32)
 
 
@@ -42,29 +35,6 @@ def signal(**options):
 
 def masked():
     return torch_models.Masked(WIDTH, DEPTH, HEADS, (32, 1, 4), samples=500)
-
-
-def port(source, target, *options):
-    return main(["--from", str(source), "--to", str(target), *options])
-
-
-def refused(capsys, source, target, *options):
-    """What the command says when it cannot; one line, and nothing is left behind."""
-    assert port(source, target, *options) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert not target.exists()
-    return error
-
-
-def apply(folder, tower, *inputs, pool=None, **arguments):
-    """Output of a ported tower, which is read by its path alone."""
-    found = ported.read(folder)
-    network = models.build({**found.models[tower], **({"pool": pool} if pool else {})})
-    variables = {"params": found.params[tower]}
-    variables |= {kind: trees[tower] for kind, trees in found.extra.items()}
-    return network.apply(variables, *inputs, **arguments)
 
 
 def close(ours, theirs, tolerance):
@@ -214,15 +184,6 @@ def test_half_precision(tmp_path, dtype, capsys):
     assert all(torch.equal(wide[key], state[key].float()) for key in state)
 
 
-def test_numbers_that_do_not_fit_are_an_error(tmp_path, capsys):
-    network = signal()
-    network.norm.weight.data[0] = 1e6
-    torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
-    assert port(tmp_path / "a.pth", tmp_path / "ours", "--heads", "3") == 0
-    error = refused(capsys, tmp_path / "ours", tmp_path / "b.pth", "--dtype", "float16")
-    assert "norm.weight has numbers that do not fit float16" in error
-
-
 def test_safetensors(tmp_path):
     library = pytest.importorskip("safetensors.torch")
     state = {**signal().state_dict(), "norm.bias": torch.rand(WIDTH).bfloat16()}
@@ -234,9 +195,6 @@ def test_safetensors(tmp_path):
     assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in state.items())
     assert port(tmp_path / "ours", tmp_path / "b.pth") == 0
     assert set(torch.load(tmp_path / "b.pth")["model"]) == set(state)
-    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:900])
-    with pytest.raises(ValueError, match=r"cut\.safetensors: truncated"):
-        safetensors_file.load(tmp_path / "cut.safetensors")
 
 
 def test_positions_of_another_length(tmp_path, capsys):
@@ -250,8 +208,6 @@ def test_positions_of_another_length(tmp_path, capsys):
     grid = torch.nn.functional.interpolate(grid, (12, 5), mode="bicubic", align_corners=False)
     close(found[:, 1:], grid.permute(0, 2, 3, 1).reshape(1, 60, WIDTH), 1e-6)
     np.testing.assert_array_equal(found, interpolate(network.pos_embed.detach().numpy(), 12, 5))
-    error = refused(capsys, tmp_path / "a.pth", tmp_path / "b", "--samples", "550", "--heads", "3")
-    assert "--samples 550 is no whole number of patches" in error
 
 
 def test_patches_and_leads_of_another_layout(tmp_path, capsys):
@@ -272,88 +228,6 @@ def test_patches_and_leads_of_another_layout(tmp_path, capsys):
     assert_same_file(tmp_path / "a.pth", tmp_path / "b.pth")
     error = refused(capsys, tmp_path / "a.pth", tmp_path / "c", "--leads", "5", "--heads", "3")
     assert "--leads" in error
-
-
-def test_keys_that_are_missing(tmp_path, capsys):
-    state = signal().state_dict()
-    del state["norm.bias"], state["blocks.1.mlp.fc1.bias"]
-    torch.save({"model": state}, tmp_path / "a.pth")
-    error = refused(capsys, tmp_path / "a.pth", tmp_path / "ours", "--heads", "3")
-    assert "lacks 2 of 30 keys: blocks.1.mlp.fc1.bias, norm.bias" in error
-    allowed = ("--allow-missing", r"^norm\.", "--allow-missing", r"fc1\.bias$")
-    assert port(tmp_path / "a.pth", tmp_path / "ours", "--heads", "3", *allowed) == 0
-    assert "2 absent, as allowed" in capsys.readouterr().out
-
-
-def test_files_of_other_models(tmp_path, capsys):
-    wrong = {
-        "other": ({"conv.weight": torch.ones(3)}, "none of the networks that are known"),
-        "list": ([torch.ones(2)], "expected a state dict, found list"),
-        "tensor": (torch.ones(2), "expected a state dict, found ndarray"),
-        "photo": (
-            {**signal().state_dict(), "patch_embed.proj.weight": torch.ones(WIDTH, 3, 16, 16)},
-            "expected [width, 1, leads, samples]",
-        ),
-        "shape": (
-            {**signal().state_dict(), "blocks.0.attn.qkv.weight": torch.ones(10, WIDTH)},
-            "blocks.0.attn.qkv.weight has shape (10, 48), expected (144, 48)",
-        ),
-        "axes": (
-            {**signal().state_dict(), "blocks.0.attn.qkv.weight": torch.ones(10)},
-            "blocks.0.attn.qkv.weight has shape (10,): expected [outputs, inputs]",
-        ),
-        "integers": (
-            {**signal().state_dict(), "norm.bias": torch.ones(WIDTH, dtype=torch.int8)},
-            "norm.bias has numbers of type int8",
-        ),
-        "depth": (
-            {"encoder_imaging.4.0.conv1.weight": torch.ones(4, 4, 3, 3)},
-            "is the prefix right",
-        ),
-    }
-    for name, (content, message) in wrong.items():
-        torch.save(content, tmp_path / f"{name}.pth")
-        error = refused(capsys, tmp_path / f"{name}.pth", tmp_path / "ours", "--heads", "3")
-        assert f"{name}.pth: " in error
-        assert message in error
-
-
-def test_heads_have_to_be_known(tmp_path, capsys):
-    torch.save({"model": signal().state_dict()}, tmp_path / "a.pth")
-    assert "give it with --heads" in refused(capsys, tmp_path / "a.pth", tmp_path / "ours")
-    error = refused(capsys, tmp_path / "a.pth", tmp_path / "ours", "--heads", "5")
-    assert "--heads 5 does not divide the width 48" in error
-
-
-def test_broken_files(tmp_path, capsys):
-    torch.save({"model": signal().state_dict()}, tmp_path / "whole.pth")
-    whole = (tmp_path / "whole.pth").read_bytes()
-    for name, content in {"cut.pth": whole[: len(whole) // 2], "empty.pth": b""}.items():
-        (tmp_path / name).write_bytes(content)
-        assert name in refused(capsys, tmp_path / name, tmp_path / "ours")
-    assert "No such file" in refused(capsys, tmp_path / "none.pth", tmp_path / "ours")
-    assert "one of them has to be a PyTorch file" in refused(capsys, tmp_path, tmp_path / "ours")
-    assert "neither a folder" in refused(capsys, tmp_path / "ours", tmp_path / "b.pth")
-    torch.save({}, tmp_path / "a.pth")
-    assert "exists already" in refused_file(capsys, tmp_path / "whole.pth", tmp_path / "a.pth")
-
-
-def refused_file(capsys, source, target):
-    before = target.read_bytes()
-    assert port(source, target, "--heads", "3") == 1
-    assert target.read_bytes() == before
-    return capsys.readouterr().err
-
-
-def test_nothing_in_a_file_is_executed(tmp_path, capsys):
-    marker = tmp_path / "marker"
-    for name, hostile in {"model": Call(touch, marker), "args": Call(eval, "1/0")}.items():
-        content = {"model": {}, name: hostile}
-        with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
-            archive.writestr("archive/data.pkl", pickle.dumps(content))
-        error = refused(capsys, tmp_path / "a.pth", tmp_path / "ours")
-        assert "refused: the file asks for " in error
-        assert not marker.exists()
 
 
 def test_a_file_is_written_the_same_twice_and_mapped_by_torch(tmp_path):
@@ -382,75 +256,3 @@ assert main(["--from", "{tmp_path}/ours", "--to", "{tmp_path}/b.pth"]) == 0
     assert_same_file(tmp_path / "a.pth", tmp_path / "b.pth")
     params, extra, step = checkpoints.load(tmp_path / "ours", "best")
     assert (set(params), extra, step) == ({"ecg_encoder"}, {}, 0)
-
-
-def test_an_existing_folder_is_replaced_only_when_asked_to(tmp_path, capsys):
-    torch.save({"model": signal().state_dict()}, tmp_path / "a.pth")
-    (tmp_path / "mine").mkdir()
-    for target in ("ours", "ours", "mine"):
-        code = port(tmp_path / "a.pth", tmp_path / target, "--heads", "3")
-    assert code == 1
-    assert "exists already; --overwrite replaces it" in (error := capsys.readouterr().err)
-    assert "exists already; give a new name" in error
-    assert port(tmp_path / "a.pth", tmp_path / "ours", "--heads", "3", "--overwrite") == 0
-    assert port(tmp_path / "a.pth", tmp_path / "mine", "--heads", "3", "--overwrite") == 1
-
-
-def test_a_stage_of_a_run(tmp_path, capsys):
-    stage = tmp_path / "run" / "stages" / "mdm"
-    torch.save({"model": masked().state_dict()}, tmp_path / "a.pth")
-    options = ("--heads", "3", "--decoder-heads", "4")
-    port(tmp_path / "a.pth", tmp_path / "ours", *options)
-    found = ported.read(tmp_path / "ours")
-    (tmp_path / "ours").rename(stage.parent.mkdir(parents=True) or stage)
-    (stage / "towers.json").unlink()
-    towers = {"ecg_encoder": {"pool": "none"}, "decoder": {}}
-    settings = {"models": found.models, "stage": {"towers": towers}}
-    (stage / "stage.json").write_text(json.dumps(settings))
-    error = refused(capsys, f"{tmp_path}/run:mdm", tmp_path / "b.pth")
-    assert "the stage is not done" in error
-    (stage / "done.json").write_text('{"hand_on": "best"}')
-    assert port(f"{tmp_path}/run:mdm", tmp_path / "b.pth") == 0
-    assert_same_file(tmp_path / "a.pth", tmp_path / "b.pth", dropped=("projector.",))
-    assert port(stage, tmp_path / "c.pth") == 0
-    (tmp_path / "run" / "config.json").write_text("{}")
-    error = refused(capsys, tmp_path / "run", tmp_path / "d.pth")
-    assert "name a stage as" in error
-    assert error.endswith(", of mdm\n")
-
-
-def test_a_stage_starts_from_a_ported_encoder(tmp_path, capsys):
-    torch.save({"model": signal(samples=2500).state_dict()}, tmp_path / "a.pth")
-    port(tmp_path / "a.pth", tmp_path / "ours", "--heads", "3")
-    config = shrink(read_config("mmcl"))
-    config["models"]["ecg_encoder"].update({"width": WIDTH, "depth": DEPTH, "heads": HEADS})
-    finetune = config["stages"]["finetune"]
-    finetune["init"] = {"ecg_encoder": str(tmp_path / "ours")}
-    finetune["new"] = ["ecg_encoder/attention_pool", "ecg_encoder/fc_norm"]
-    experiment = Experiment(config, RunDir(tmp_path / "run"))
-    stage = next(s for s in experiment.stages if s.group == "finetune")
-    check(stage, [])
-    encoder = models.build({**config["models"]["ecg_encoder"], "pool": "attention"})
-    fresh = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 12, 1000)))["params"]
-    params, _ = experiment._take_over(stage, {"ecg_encoder": fresh, "head": {}}, {})
-    assert "interpolated (bicubic) from 25 to 10" in capsys.readouterr().out
-    ours, theirs = params["ecg_encoder"], ported.read(tmp_path / "ours").params["ecg_encoder"]
-    assert ours["pos_embed"].shape == (1, 121, WIDTH)
-    assert "norm" not in ours
-    jax.tree.map(np.testing.assert_array_equal, ours["block_1"], theirs["block_1"])
-    config["models"]["ecg_encoder"]["heads"] = 2
-    with pytest.raises(ValueError, match="has heads 3; the configuration says heads 2"):
-        experiment._take_over(stage, {"ecg_encoder": fresh, "head": {}}, {})
-    stage.config["init"]["ecg_encoder"] = "nowhere"
-    with pytest.raises(ValueError, match="no folder that mmcl_jax.port wrote"):
-        check(stage, [])
-
-
-def test_settings_that_weights_depend_on_are_compared():
-    spec = {"name": "vit", "width": 32, "depth": 1, "heads": 4, "samples": 500, "patch": [1, 100]}
-    towers = Towers({}, {}, {"ecg_encoder": spec}, "ported/a")
-    towers.check("ecg_encoder", {**spec, "samples": 2500, "pool": "attention", "drop_path": 0.2})
-    with pytest.raises(ValueError, match=r"ported/a has heads 4; .* heads 2.*ecg_encoder.heads=4"):
-        towers.check("ecg_encoder", {**spec, "heads": 2})
-    with pytest.raises(ValueError, match="is a vit, expected a resnet"):
-        towers.check("ecg_encoder", {"name": "resnet"})

@@ -98,8 +98,9 @@ def test_back_to_pytorch_bit_for_bit(files, tmp_path, network):
     folder = files(network)
     wrapper = WRAPPERS[network]
     published = torch_file.load(folder / "published.pth")[wrapper]
+    # Heads of a later version, which no network here has.
     kept = {k: v for k, v in published.items() if not k.startswith(("projector.", "predictor."))}
-    assert len(kept) == len(published) - (15 + 7 if network == "masked_autoencoder" else 0)
+    assert (len(published) - len(kept)) == (17 if network == "masked_autoencoder" else 0)
     assert port(folder / "ours", tmp_path / "again.pth") == 0
     content = torch_file.load(tmp_path / "again.pth")
     assert list(content) == [wrapper]

@@ -18,9 +18,10 @@ from mmcl_jax import report
 from mmcl_jax.cohort_figures import write_preview
 from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.report import write_report
-from mmcl_jax.report_figures import best_metric, file_name
-from mmcl_jax.report_inputs import METRIC_COLUMNS, read_run
-from mmcl_jax.report_results import result_text
+from mmcl_jax.report.files import file_name
+from mmcl_jax.report.inputs import METRIC_COLUMNS, read_run
+from mmcl_jax.report.run_figures import best_metric
+from mmcl_jax.report.run_results import result_text
 
 
 class _Reader(html.parser.HTMLParser):
@@ -63,7 +64,7 @@ def test_page_is_well_formed_and_asks_for_nothing(page):
     assert not re.search(r"https?://|url\(|@import", page)
     anchors = {attributes.get("id") for _, attributes in reader.tags}
     links = [a["href"][1:] for t, a in reader.tags if t == "a" and a["href"].startswith("#")]
-    assert len(links) == 10
+    assert len(links) == 11
     assert set(links) <= anchors
 
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from mmcl_jax.report_figures import best_metric
-from mmcl_jax.report_inputs import METRIC_COLUMNS, data_source, group_of, read_run, without_seed
+from mmcl_jax.report.inputs import METRIC_COLUMNS, data_source, group_of, read_run, without_seed
+from mmcl_jax.report.run_figures import best_metric
 
 ARRAYS = {
     "record": np.array(["r1", "r2", "r3"]),

@@ -1,8 +1,15 @@
+import errno
+import fcntl
 import json
+import os
+import subprocess
+import sys
+import threading
 
 import pytest
 
-from mmcl_jax.run_dir import MetricsWriter, RunDir, differences
+from mmcl_jax import retry
+from mmcl_jax.run_dir import MetricsWriter, RunDir, RunInUse, differences
 
 
 def test_resuming_drops_lines_of_steps_taken_again(tmp_path):
@@ -50,3 +57,55 @@ def test_differences_name_the_fields():
         "optimizer.b1: '(absent)' then, 0.9 now",
         "optimizer.rate: 0.001 then, 0.0001 now",
     ]
+
+
+# --- lock ------------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from mmcl_jax.run_dir import RunDir
+with RunDir(sys.argv[1]).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_runs_cannot_share_a_directory(tmp_path):
+    run = RunDir(tmp_path / "run")
+    command = [sys.executable, "-c", HOLD, str(run.path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunInUse, match=f"in use by process {other.pid} on .* another --work"):
+            run.lock().__enter__()
+        # The system releases the lock of a process that dies.
+        other.kill()
+    with run.lock():
+        assert json.loads((run.path / ".lock").read_text())["process"] == os.getpid()
+    with run.lock():
+        pass
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with RunDir(tmp_path).lock():
+        assert "start no second run here" in capsys.readouterr().err
+
+
+def test_metrics_wait_for_a_file_system_that_comes_back(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.02)
+    folder, away = tmp_path / "run", tmp_path / "away"
+    folder.mkdir()
+    writer = MetricsWriter(RunDir(folder), "mdm")
+    writer.write(1, 0.5, {"train/loss": 2.0})
+    folder.rename(away)
+    timer = threading.Timer(0.1, away.rename, [folder])
+    timer.start()
+    writer.write(2, 1.0, {"train/loss": 1.0})
+    timer.join()
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert "writing metrics: [Errno 2]" in capsys.readouterr().err

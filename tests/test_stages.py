@@ -60,7 +60,7 @@ def test_kind_of_a_target():
 def optimizer(**settings):
     fields = {"name": "adamw", "schedule": "cosine", "warmup_epochs": 1, "weight_decay": 0.1}
     stage = stages.expand(config(optimizer=fields | settings))[1]
-    made = stages.recipe(stage, *tiny.objective("supervised", label_smoothing=0.1), SCHEDULE, 1)
+    made = stages.recipe(stage, *tiny.objective("supervised", label_smoothing=0.1), SCHEDULE)
     return stages.learning_rate(stage, SCHEDULE), made.optimizer(PARAMS, made.hyper)
 
 
@@ -70,6 +70,22 @@ def test_base_rate_is_scaled_by_the_batch():
     rate, _ = optimizer(rate=1e-3)
     assert float(rate(10)) == pytest.approx(1e-3)
     assert float(rate(5)) == pytest.approx(5e-4)
+
+
+def test_an_objective_learns_the_length_of_its_stage():
+    fields = {"name": "adam_l2", "rate": 1e-3, "weight_decay": 0.0}
+    stage = stages.expand(config(optimizer=fields))[1]
+    assert stages.recipe(stage, *tiny.objective("byol"), SCHEDULE).objective.total_steps == 100
+
+
+def test_views_of_the_two_halves():
+    fields = {"towers": {"ecg_encoder": {}, "ecg_projector": {}}, "objective": "clocs"}
+    stage = stages.expand(config())[0]
+    towers = {"ecg_encoder": tiny.VIT, "ecg_projector": tiny.PROJECTOR}
+    for views, expected in (("halves", (2, True)), (2, (2, False))):
+        changed = dataclasses.replace(stage, config={**stage.config, **fields, "views": views})
+        made = stages.assemble(changed, towers, ())[1]
+        assert (made.count, made.halves) == expected
 
 
 @pytest.mark.parametrize("settings", [{}, {"rate": 1e-3, "base_rate": 1e-5}])
@@ -99,7 +115,7 @@ def test_an_unknown_optimizer_setting_is_an_error():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"objective": "clop"}, "objective is 'clop'; known: clip, masked_modelling"),
+        ({"objective": "clop"}, "objective is 'clop'; known: barlow_twins, byol, clip, clocs"),
         ({"hand_on": "lates"}, "hand_on is 'lates'; known: latest, best"),
         ({"batch_size": 9}, "batch size 9 does not divide by the 8 devices"),
         ({"init": {"ecg_encoder": "mdn"}}, r"from 'mdn', which is no earlier stage \(mdm"),

@@ -77,7 +77,7 @@ def alone(parts, point, seed):
     objective, views, _ = stages.build(stage, experiment.config["models"], experiment.cohort)
     views = dataclasses.replace(views, mesh=None)
     schedule = stages.schedule(stage, experiment.cohort, data.rows, labels)
-    recipe = stages.recipe(stage, objective, views, schedule, 2)
+    recipe = stages.recipe(stage, objective, views, schedule)
     initial = jax.device_get(experiment.initial(stage, objective, views, data.example()))
     order = EpochOrder(data.rows, data.subjects, BATCH, seed, slice(0, BATCH))
     return recipe, initial, order, schedule

@@ -11,9 +11,12 @@ import tiny
 
 from mmcl_jax import train
 from mmcl_jax.checkpoints import Checkpoints, load
+from mmcl_jax.early_stopping import find_best
 from mmcl_jax.recipe import Recipe
 from mmcl_jax.run_dir import RunDir
+from mmcl_jax.sharding import make_mesh
 from mmcl_jax.state import State, initialise
+from mmcl_jax.step_folder import DamagedCheckpoint
 
 STEPS, BATCH = 6, 8
 
@@ -26,7 +29,10 @@ def task():
     return objective, views, jax.device_get(params), extra
 
 
-def run(task, folder, *, batches=None, steps=STEPS, evaluations=None, **changes):
+def run(
+    task, folder, *, batches=None, validation=None, steps=STEPS, evaluations=None, describe=None,
+    **changes,
+):  # fmt: skip
     """Trains `task` in `folder` and returns the summary."""
     objective, views, params, extra = task
     recipe = Recipe(
@@ -38,12 +44,12 @@ def run(task, folder, *, batches=None, steps=STEPS, evaluations=None, **changes)
     def from_step(start):
         return (tiny.batch(BATCH, seed) for seed in range(start, 10**6))
 
-    def validation():
+    def clean_validation():
         if evaluations is not None:
             evaluations.append(1)
         yield tiny.batch(BATCH, 99)
         last = tiny.batch(BATCH, 98)
-        last["valid"][3:] = 0
+        last["valid"][3:], last["index"][3:] = 0, -1
         yield last
 
     schedule = {
@@ -55,12 +61,18 @@ def run(task, folder, *, batches=None, steps=STEPS, evaluations=None, **changes)
         return train.train(
             RunDir(folder), "stage", recipe, state, checkpoints, learning_rate=lambda step: 1e-2,
             schedule=train.Schedule(**{**schedule, **changes}),
-            train_batches=batches or from_step, eval_batches=validation, seed=3,
+            train_batches=batches or from_step, seed=3,
+            eval_batches=validation or clean_validation, describe=describe,
         )  # fmt: skip
 
 
 def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def logged(folder):
+    """Lines without their time."""
+    return [{k: v for k, v in line.items() if k != "time"} for line in lines(folder)]
 
 
 def parameters(folder):
@@ -109,18 +121,155 @@ def test_finished_run_trains_no_further(task, whole):
     jax.tree.map(np.testing.assert_array_equal, parameters(folder), before)
 
 
-def test_non_finite_loss_names_stage_and_step(task, tmp_path):
-    def poisoned(start):
-        for seed in range(start, 10**6):
-            rows = tiny.batch(BATCH, seed)
-            if seed == 2:
-                rows["ecg"][0, 0, :] = np.nan
-            yield rows
+def test_a_signal_during_an_evaluation_is_not_kept_waiting(task, whole, tmp_path):
+    asked = []
 
-    with pytest.raises(train.NonFiniteLoss, match="stage stage, step 3: loss is nan"):
-        run(task, tmp_path, batches=poisoned, log_every=2)
+    def interrupting():
+        asked.append(1)
+        yield tiny.batch(BATCH, 99)
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        last = tiny.batch(BATCH, 98)
+        last["valid"][3:], last["index"][3:] = 0, -1
+        yield last
+
+    with pytest.raises(train.Interrupted, match="SIGTERM and saved at step 4 of 6"):
+        run(task, tmp_path, validation=interrupting)
+    assert run(task, tmp_path, validation=interrupting) == whole[1]
+    jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole[0]))
+    # The evaluation that was broken off is made, once.
+    assert logged(tmp_path) == logged(whole[0])
+
+
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(task, whole, tmp_path):
+    run(task, tmp_path, steps=4)
+    latest = tmp_path / "stages" / "stage" / "checkpoints" / "latest"
+    (latest / "4" / "params" / "_METADATA").write_text("{}")
+    assert run(task, tmp_path) == whole[1]
+    jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole[0]))
+    assert logged(tmp_path) == logged(whole[0])
+
+
+def poisoned(start):
+    for seed in range(start, 10**6):
+        rows = tiny.batch(BATCH, seed)
+        if seed == 2:
+            rows["ecg"][5, 0, :] = np.nan
+        yield rows
+
+
+def test_non_finite_loss_names_step_and_records(task, tmp_path):
+    def describe(split, rows):
+        assert split == "train"
+        return [
+            {"record": f"r{row}", "subject": f"s{row}", "not_finite": ["ecg"] * (row == 5)}
+            for row in rows.tolist()
+        ]
+
+    message = r"stage stage, step 3: loss is nan. Not finite in the cohort: r5 \(ecg\). .* are in "
+    with pytest.raises(train.NonFiniteLoss, match=message):
+        run(task, tmp_path, batches=poisoned, log_every=2, describe=describe)
     # The step before was saved, the bad one was not.
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parameters(tmp_path)))
+    found = json.loads((tmp_path / "non_finite_batch.json").read_text())
+    assert (found["stage"], found["step"], found["loss"]) == ("stage", 3, "nan")
+    assert [entry["subject"] for entry in found["records"]] == [f"s{n}" for n in range(BATCH)]
+
+
+def test_a_loss_that_diverges_from_whole_records_says_so(task, tmp_path):
+    with pytest.raises(train.NonFiniteLoss, match="step 3: .* numbers only: lower the learning ra"):
+        run(task, tmp_path, batches=poisoned)
+
+
+def test_a_validation_that_is_no_number_names_the_records(task, tmp_path):
+    def bad_validation():
+        rows = tiny.batch(BATCH, 99)
+        rows["ecg"][2, 0, :] = np.inf
+        yield rows
+
+    def describe(split, rows):
+        assert split == "val"
+        return [{"record": f"r{row}", "not_finite": ["ecg"] * (row == 2)} for row in rows.tolist()]
+
+    with pytest.raises(train.NonFiniteLoss, match=r"step 2: the outputs of 1 rec.* r2 \(ecg\)"):
+        run(task, tmp_path, validation=bad_validation, describe=describe)
+    assert len(json.loads((tmp_path / "non_finite_batch.json").read_text())["records"]) == 1
+
+
+def test_records_left_out_are_counted(task, tmp_path):
+    def lacking_one():
+        rows = tiny.batch(BATCH, 99)
+        # One record is damaged, the last two rows are padding.
+        rows["valid"][[1, 6, 7]], rows["index"][6:] = 0, -1
+        yield rows
+
+    def lacking(start):
+        for seed in range(start, 10**6):
+            rows = tiny.batch(BATCH, seed)
+            rows["valid"][:2] = 0
+            yield rows
+
+    run(task, tmp_path, batches=lacking, validation=lacking_one, steps=2, log_every=2)
+    training, validation = lines(tmp_path)
+    assert training["train/records_left_out"] == 4
+    assert validation["val/records_left_out"] == 1
+
+
+def test_a_run_goes_on_with_another_number_of_devices(task, whole, tmp_path, monkeypatch):
+    run(task, tmp_path, steps=2)
+    monkeypatch.setattr(train, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    fetched = []
+
+    def noting(start):
+        for seed in range(start, 10**6):
+            fetched.append(seed)
+            yield tiny.batch(BATCH, seed)
+
+    run(task, tmp_path, batches=noting)
+    assert fetched == [2, 3, 4, 5]
+    for ours, theirs in zip(lines(tmp_path), lines(whole[0]), strict=True):
+        for name in ("train/loss", "val/loss"):
+            if name in theirs:
+                np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    with Checkpoints(tmp_path) as found:
+        yield found
+
+
+def bad(checkpoints, step):
+    (checkpoints.folder / "best" / str(step) / "manifest.json").write_text("{}")
+
+
+def state_at(step):
+    return State(jnp.asarray(step), {"head": {"bias": jnp.full(2, float(step))}}, {}, {})
+
+
+def test_damaged_best_parameters_are_those_of_the_state(checkpoints):
+    checkpoints.save_best(state_at(4), 0.5)
+    bad(checkpoints, 4)
+    find_best(checkpoints, state_at(4), train.EarlyStopping(1, -1, 0.0, best=0.5, best_step=4))
+    assert load(checkpoints.folder.parent, "best")[2] == 4
+
+
+def test_the_best_before_damaged_ones_takes_their_place(checkpoints, capsys):
+    for step in (2, 4):
+        checkpoints.save_best(state_at(step), step / 10)
+    bad(checkpoints, 4)
+    stopping = train.EarlyStopping(1, -1, 0.0, best=0.4, best_step=4)
+    find_best(checkpoints, state_at(6), stopping)
+    assert (stopping.best, stopping.best_step) == (0.2, 2)
+    assert "best parameters are now those of step 2, not 4" in capsys.readouterr().err
+
+
+def test_no_best_parameters_left_is_an_error(checkpoints):
+    checkpoints.save_best(state_at(4), 0.5)
+    bad(checkpoints, 4)
+    stopping = train.EarlyStopping(1, -1, 0.0, best=0.5, best_step=4)
+    with pytest.raises(DamagedCheckpoint, match="no checkpoint is whole"):
+        find_best(checkpoints, state_at(6), stopping)
 
 
 def test_unknown_selection_metric_is_an_error(task, tmp_path):

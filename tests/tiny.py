@@ -12,9 +12,10 @@ VIT = {"name": "vit", "width": 16, "depth": 1, "heads": 2, "samples": 500}
 DECODER = {"name": "mae_decoder", "width": 16, "depth": 1, "heads": 2, "samples": 500}
 RESNET = {"name": "resnet", "depth": 18, "width": 8}
 PROJECTOR = {"name": "projector", "hidden": 8, "out": 8}
+NORMALISED = {"name": "normalised_projector", "hidden": 16, "out": 8}
 ECG_VIEW = EcgAugmentation(length=500)
 CMR_VIEW = CmrAugmentation(size=64)
-NAMES = ("masked_modelling", "clip", "simclr", "supervised")
+NAMES = ("masked_modelling", "clip", "simclr", "supervised", "byol", "barlow_twins", "clocs")
 
 
 def objective(name: str, outputs: int = 2, **settings) -> tuple[objectives.Objective, Views]:
@@ -32,11 +33,19 @@ def objective(name: str, outputs: int = 2, **settings) -> tuple[objectives.Objec
             "ecg_encoder": VIT | {"pool": "attention"},
             "head": {"name": "head", "outputs": outputs},
         },
+        "byol": {
+            "ecg_encoder": VIT | {"drop_path": 0.1},
+            "ecg_projector": NORMALISED,
+            "ecg_predictor": NORMALISED,
+        },
+        "barlow_twins": {"ecg_encoder": VIT, "ecg_projector": NORMALISED},
+        "clocs": {"ecg_encoder": VIT, "ecg_projector": PROJECTOR},
     }[name]
     views = Views(
         ecg=ECG_VIEW if "ecg_encoder" in towers else None,
         cmr=CMR_VIEW if "cmr_encoder" in towers else None,
-        count=2 if name == "simclr" else 1,
+        count=2 if name in ("simclr", "byol", "barlow_twins", "clocs") else 1,
+        halves=name == "clocs",
     )
     built = {tower: models.build(spec) for tower, spec in towers.items()}
     return objectives.build(name, {**settings, **built}), views

@@ -22,8 +22,8 @@ def read_config(name: str, argument: str = "demo"):
 
 def shrink(config, epochs: int = 1) -> dict:
     """Every stage of a configuration in a second or so of steps."""
-    config.models.ecg_encoder.update({"width": 16, "depth": 1, "heads": 2, "samples": 1000})
-    config.models.decoder.update({"width": 16, "depth": 1, "heads": 2, "samples": 1000})
+    for tower in {"ecg_encoder", "decoder"} & set(config.models):
+        config.models[tower].update({"width": 16, "depth": 1, "heads": 2, "samples": 1000})
     if "cmr_encoder" in config.models:
         config.models.cmr_encoder.update({"depth": 18, "width": 8})
         config.data.synthetic.subjects = 80

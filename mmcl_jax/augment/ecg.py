@@ -1,5 +1,7 @@
 """ECG augmentation (Section IV-C.2): random crop, Fourier surrogate, noise, amplitude rescaling.
 
+The published code of the contrastive baselines flips and masks too; both are off by default.
+
 One recording and one key in, no batch dimension; `views.py` maps it over the batch on the device.
 """
 
@@ -17,7 +19,7 @@ _RELATIVE_NOISE_GAIN = 0.6
 
 @dataclasses.dataclass(frozen=True)
 class EcgAugmentation:
-    """Crop, then surrogate, noise and rescaling, in this order.
+    """Crop, then surrogate, noise, rescaling, flips and spectral mask, in this order.
 
     A recording that is not augmented (see `probability`) is still cropped at random.
 
@@ -28,6 +30,8 @@ class EcgAugmentation:
         noise_sigma: standard deviation of the noise, relative to each sample or additive.
         noise: 'relative' (x + 0.6 x n) or 'additive' (x + n), with n ~ N(0, noise_sigma).
         rescale_sigma: the amplitude factor of a recording is drawn from N(1, rescale_sigma).
+        time_flip_probability, sign_flip_probability: rates of reversal in time and of negation.
+        spectral_mask: share of the frequencies or of the times that a mask hides; 0 for no mask.
         probability: rate at which a recording is augmented at all (0.95 in the contrastive stage).
     """
 
@@ -37,6 +41,9 @@ class EcgAugmentation:
     noise_sigma: float = 0.25
     noise: Literal["relative", "additive"] = "relative"
     rescale_sigma: float = 0.5
+    time_flip_probability: float = 0.0
+    sign_flip_probability: float = 0.0
+    spectral_mask: float = 0.0
     probability: float = 1.0
 
     def __post_init__(self):
@@ -48,7 +55,14 @@ class EcgAugmentation:
             raise ValueError(
                 f"ECG augmentation: noise must be 'relative' or 'additive', got {self.noise!r}"
             )
-        for name in ("surrogate_probability", "surrogate_magnitude", "probability"):
+        for name in (
+            "surrogate_probability",
+            "surrogate_magnitude",
+            "time_flip_probability",
+            "sign_flip_probability",
+            "spectral_mask",
+            "probability",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"ECG augmentation: {name} must lie in [0, 1], got {getattr(self, name)}"
@@ -61,9 +75,10 @@ class EcgAugmentation:
 
     def __call__(self, key: Key[Array, ""], ecg: Float[Array, "L T"]) -> Float[Array, "L length"]:
         """A random window, augmented with rate `probability`."""
-        crop_key, gate_key, surrogate_key, phase_key, noise_key, rescale_key = jax.random.split(
-            key, 6
-        )
+        (
+            crop_key, gate_key, surrogate_key, phase_key, noise_key, rescale_key,
+            time_key, sign_key, mask_key,
+        ) = jax.random.split(key, 9)  # fmt: skip
         window = random_crop(crop_key, ecg, self.length)
 
         phases = random_phases(phase_key, self.length, self.surrogate_magnitude)
@@ -71,6 +86,14 @@ class EcgAugmentation:
         augmented = jnp.where(surrogate, ft_surrogate(window, phases), window)
         augmented = noise(noise_key, augmented, self.noise_sigma, relative=self.noise == "relative")
         augmented = rescale(rescale_key, augmented, self.rescale_sigma)
+        if self.time_flip_probability:
+            flip = jax.random.bernoulli(time_key, self.time_flip_probability)
+            augmented = jnp.where(flip, augmented[:, ::-1], augmented)
+        if self.sign_flip_probability:
+            flip = jax.random.bernoulli(sign_key, self.sign_flip_probability)
+            augmented = jnp.where(flip, -augmented, augmented)
+        if self.spectral_mask:
+            augmented = mask_spectrum(mask_key, augmented, self.spectral_mask)
 
         return jnp.where(jax.random.bernoulli(gate_key, self.probability), augmented, window)
 
@@ -138,6 +161,32 @@ def noise(
 def rescale(key: Key[Array, ""], ecg: Float[Array, "L T"], sigma: float) -> Float[Array, "L T"]:
     """One amplitude factor from N(1, sigma) for the whole recording; it may be negative."""
     return ecg * (1 + sigma * jax.random.normal(key))
+
+
+def mask_spectrum(
+    key: Key[Array, ""], ecg: Float[Array, "L T"], share: float, *, window: int = 120
+) -> Float[Array, "L T"]:
+    """The recording without a random band of frequencies or stretch of time, the same in all leads.
+
+    A block of `share` of either axis of the short-time Fourier transform is set to 0 (Park et al.,
+    "SpecAugment", Interspeech 2019).
+
+    Args:
+        window: samples of a rectangular window, which advances by a quarter of them.
+    """
+    axis_key, *start_keys = jax.random.split(key, 3)
+    transform = {"nperseg": window, "noverlap": window - window // 4, "window": "boxcar"}
+    spectrum = jax.scipy.signal.stft(ecg, **transform, boundary="even")[2]  # [L, bins, frames]
+    hidden = []
+    for start_key, bins in zip(start_keys, spectrum.shape[1:], strict=True):
+        block = int(share * bins)
+        start = jax.random.randint(start_key, (), 0, bins - block + 1)
+        place = jnp.arange(bins)
+        hidden.append((place >= start) & (place < start + block))
+    frequency = jax.random.bernoulli(axis_key)
+    mask = jnp.where(frequency, hidden[0][:, None], hidden[1][None, :])
+    masked = jnp.where(mask[None, :, :], 0, spectrum)
+    return jax.scipy.signal.istft(masked, **transform)[1][:, : ecg.shape[-1]]
 
 
 def _check_length(ecg: Float[Array, "L T"], length: int) -> None:

@@ -2,9 +2,10 @@
 
     python -m mmcl_jax.bench mdm finetune mmcl embed --peer eager --json bench.json
 
-Names: mdm, finetune, mmcl, embed (rate of a step, beside the peak of the machine), input (reading
-and augmentation), prepare (preprocessing), compile, memory, roofline (where the time goes),
-sweep (fine-tuning members side by side), all.
+Names: mdm, finetune, mmcl, embed (rate of a step, beside the peak of the machine), embed_files
+(from files, with reading and preprocessing), input (reading and augmentation), prepare
+(preprocessing), compile, memory, roofline (where the time goes), sweep (fine-tuning members side by
+side), collectives (what 8, 64 and 256 devices would send one another), all.
 """
 
 import argparse
@@ -27,12 +28,14 @@ BENCHES = {
     "finetune": "step_rate",
     "mmcl": "step_rate",
     "embed": "step_rate",
+    "embed_files": "embed_files",
     "input": "input_rate",
     "prepare": "prepare_rate",
     "compile": "compile_time",
     "memory": "memory",
     "roofline": "roofline",
     "sweep": "sweep_rate",
+    "collectives": "collectives",
 }
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "timm", "torchvision")
 

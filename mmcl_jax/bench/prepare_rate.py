@@ -103,23 +103,11 @@ class _WfdbRecords:
     name, labels, settings, parameters = "bench", (), {}, {}
 
     def __init__(self, folder: pathlib.Path, signals: Sequence[Any], rate: int):
+        from mmcl_jax.bench import wfdb_files
         from mmcl_jax.data.ecg_task import EcgTask
-        from mmcl_jax.data.leads import LEADS
 
-        tasks = []
-        for number, signal in enumerate(signals):
-            name = f"r{rate}_{number}"
-            digital = (1000 * signal).round().astype("<i2")
-            (folder / f"{name}.dat").write_bytes(digital.T.tobytes())
-            sums = digital.sum(axis=1, dtype="i8") % 65536
-            lines = [f"{name} {len(LEADS)} {rate} {digital.shape[1]}"]
-            lines += [
-                f"{name}.dat 16 1000/mV 16 0 {row[0]} {total} 0 {lead}"
-                for row, total, lead in zip(digital, sums, LEADS, strict=True)
-            ]
-            (folder / f"{name}.hea").write_text("\n".join(lines) + "\n")
-            tasks.append(EcgTask(name, name, "train", folder / f"{name}.hea"))
-        self.tasks = tuple(tasks)
+        headers = wfdb_files.write(folder, signals, rate)
+        self.tasks = tuple(EcgTask(file.stem, file.stem, "train", file) for file in headers)
 
     def load(self, task: Any) -> Any:
         from mmcl_jax.data.ecg import DEFAULT

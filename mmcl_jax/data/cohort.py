@@ -35,7 +35,8 @@ from mmcl_jax.data.cohort_format import (
 )
 from mmcl_jax.data.labels import Label
 from mmcl_jax.data.preparation import write
-from mmcl_jax.data.records import FIELDS, RecordSource
+from mmcl_jax.data.record_source import RecordSource
+from mmcl_jax.data.records import FIELDS
 
 __all__ = ["Cohort", "CohortError", "check_settings", "open_cohort", "settings_hash", "write"]
 
@@ -59,6 +60,7 @@ class Cohort:
         leads: what the ECG leads look like in mV, see `LeadSummary.as_dict`; empty where the
             source does not tell.
         tables: see `table`.
+        on_corrupt: what `source` does about damaged records: 'stop' or 'skip'.
     """
 
     path: pathlib.Path
@@ -72,6 +74,7 @@ class Cohort:
     shards: Mapping[str, Sequence[Mapping[str, str | int]]]
     leads: Mapping[str, Any]
     tables: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(repr=False)
+    on_corrupt: str = "stop"
 
     def table(self, split: str) -> dict[str, np.ndarray]:
         """Columns of a split, one row per record, in the order of `source(split)`.
@@ -89,7 +92,13 @@ class Cohort:
         'ecg' float32 [12, 5000], 'cmr' uint8 [210, 210, 3], 'cmr_box' int32 [4].
         """
         self._check_split(split)
-        return RecordSource(self.path, self.shards[split], fields)
+        return RecordSource(
+            self.path,
+            self.shards[split],
+            fields,
+            names=self.tables[split]["record"],
+            on_corrupt=self.on_corrupt,
+        )
 
     def target(self, name: str | Sequence[str]) -> tuple[Label, ...]:
         """Labels by name, by several names, or by the name of a group ('LV').

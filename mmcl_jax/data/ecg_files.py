@@ -13,9 +13,10 @@ import re
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from mmcl_jax.data import arrays, wfdb
-from mmcl_jax.data.ecg import DEFAULT, EcgSettings, Recording
+from mmcl_jax.data.ecg import DEFAULT, EcgSettings, Recording, standardise
 from mmcl_jax.data.folders import files_below
 from mmcl_jax.data.row_task import RowTask, RowTasks, signals
 from mmcl_jax.data.subject import Subject
@@ -87,6 +88,18 @@ class EcgFiles:
     def load(self, task: RowTask) -> Subject:
         """Reads and preprocesses one record. Raises RefusedRecord when it cannot be used."""
         return self._signals.subject(task, functools.partial(self._recording, task))
+
+    def measured(self, task: RowTask) -> Float[np.ndarray, "12 t"] | None:
+        """A record in mV, as `standardise` leaves it; None where it came preprocessed.
+
+        Raises:
+            RefusedRecord: it cannot be used.
+        """
+        if self._signals.preprocessed:
+            return None
+        task.check()
+        recording, declared = self._recording(task), self._signals
+        return standardise(task.path, recording, declared.settings, declared.shortest)[0]
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes get all that they need from a task.

@@ -18,7 +18,8 @@ from mmcl_jax.data.cohort import Cohort
 from mmcl_jax.data.loading import default_workers
 from mmcl_jax.data.order import EpochOrder, full_batches
 from mmcl_jax.data.record_cache import RecordCache
-from mmcl_jax.data.records import RecordSource, empty_arrays, stored_fields
+from mmcl_jax.data.record_source import RecordSource, stand_in
+from mmcl_jax.data.records import empty_arrays, stored_fields
 from mmcl_jax.data.subsets import nested_subset, shuffled_classes
 
 FIELDS = ("ecg", "cmr")
@@ -110,12 +111,16 @@ def train_batches(
     process_count: int = 1,
     workers: int = 0,
     cache: RecordCache | None = None,
+    without: Sequence[int] = (),
     statistics: Mapping[str, tuple[float, float]] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches without end (see `mmcl_jax/__init__.py` for the fields of a batch).
 
     No person is twice in a batch: a contrastive loss would take the two for strangers. What does
     not fill a batch is left out of the epoch, other records in every epoch.
+
+    Damaged records raise CorruptRecord, or with `cohort.on_corrupt` 'skip' are rows whose 'valid'
+    and 'label_valid' are 0, so that the order of the others stays.
 
     Args:
         cohort, split: where the records are.
@@ -129,6 +134,7 @@ def train_batches(
         process_index, process_count: this process gets its contiguous part of every batch.
         workers: processes that read and decode; 0: threads of this process.
         cache: to read through, made with these rows and `record_cache`; None: from the files.
+        without: rows that could not be read, where the recordings are on the device already.
         statistics: mean and standard deviation of regression labels; None: the cohort's own.
 
     Returns:
@@ -147,7 +153,7 @@ def train_batches(
     if workers and cache is not None:
         raise ValueError(f"workers is {workers}, but processes cannot share a cache; use 0")
     size = batch_size // process_count
-    load = _Load.make(cohort, split, fields, labels, statistics, size, cache)
+    load = _Load.make(cohort, split, fields, labels, statistics, size, cache, without)
     batches = grain.MapDataset.source(order).slice(slice(start_step, None)).map(load)
     dataset = batches.to_iter_dataset(_READ)
     # Without recordings there is nothing to read that would be worth a process.
@@ -170,6 +176,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     cache: RecordCache | None = None,
+    without: Sequence[int] = (),
     statistics: Mapping[str, tuple[float, float]] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every row once, in the given order. Arguments and errors as in `train_batches`.
@@ -183,7 +190,7 @@ def eval_batches(
     padded = np.full(count * batch_size, -1, rows.dtype)
     padded[: len(rows)] = rows
     size = batch_size // process_count
-    load = _Load.make(cohort, split, fields, labels, statistics, size, cache)
+    load = _Load.make(cohort, split, fields, labels, statistics, size, cache, without)
     batches = grain.MapDataset.source(padded.reshape(count, batch_size)[:, part]).map(load)
     return iter(batches.to_iter_dataset(_READ))
 
@@ -212,6 +219,7 @@ class _Load:
     source: RecordSource | RecordCache
     labels: Float[np.ndarray, "n K"] | None  # standardised, NaN where missing
     size: int
+    without: Sequence[int] = ()
 
     @classmethod
     def make(
@@ -223,6 +231,7 @@ class _Load:
         statistics: Mapping[str, tuple[float, float]] | None,
         size: int,
         cache: RecordCache | None,
+        without: Sequence[int],
     ) -> "_Load":
         fields = stored_fields(fields)
         if cache is not None and cache.fields != fields:
@@ -242,13 +251,18 @@ class _Load:
                         )
                     mean, deviation = statistics[label.name]
                     values[:, column] = (values[:, column] - mean) / deviation
-        return cls(cohort.source(split, fields) if cache is None else cache, values, size)
+        source = cohort.source(split, fields) if cache is None else cache
+        return cls(source, values, size, without)
 
     def __call__(self, rows: Int[np.ndarray, "batch"]) -> dict[str, Any]:
         valid = rows >= 0
         batch: dict[str, Any] = empty_arrays(self.source.fields, self.size)
+        if len(self.without):
+            valid &= ~np.isin(rows, self.without)
         if batch:
-            self.source.fill(batch, rows)
+            whole = self.source.fill(batch, rows)
+            stand_in(batch, whole, rows)
+            valid &= whole
         if self.labels is not None:
             known = valid[:, None] & ~np.isnan(self.labels[rows])
             batch["labels"] = np.where(known, self.labels[rows], np.float32(0))

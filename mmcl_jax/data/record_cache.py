@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
-from mmcl_jax.data.records import RecordSource, empty_arrays
+from mmcl_jax.data.record_source import RecordSource
+from mmcl_jax.data.records import empty_arrays
 
 
 class RecordCache:
@@ -24,9 +25,13 @@ class RecordCache:
         self._place = places(rows, len(source), absent=-1)
         self._arrays = empty_arrays(self.fields, len(rows))
         self._read = np.zeros(len(rows), bool)
+        self._whole = np.ones(len(rows), bool)
 
-    def fill(self, arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, "n"]) -> None:
+    def fill(
+        self, arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, "n"]
+    ) -> Bool[np.ndarray, "n"]:
         """As `RecordSource.fill`. Raises IndexError for a row that was not chosen."""
+        whole = np.ones(len(rows), bool)
         rows = rows[rows >= 0]
         found = self._place[rows]
         if (found < 0).any():
@@ -35,11 +40,13 @@ class RecordCache:
             if not self._read[place]:
                 # Two threads that come here at once write the same bytes.
                 slot = {name: kept[place : place + 1] for name, kept in self._arrays.items()}
-                self._source.fill(slot, row[None])
+                self._whole[place] = self._source.fill(slot, row[None])[0]
                 self._read[place] = True
         for name in self.fields:
             # Modes other than 'raise' write to `out` without a copy in between.
             np.take(self._arrays[name], found, axis=0, out=arrays[name][: len(rows)], mode="clip")
+        whole[: len(rows)] = self._whole[found]
+        return whole
 
 
 def places(rows: Int[np.ndarray, "n"], size: int, *, absent: int) -> Int[np.ndarray, "size"]:

@@ -6,7 +6,8 @@ and the data set then declares its first dimension as unknown (None).
 
     tfds.builder_from_directory(path).as_data_source("train")[0]
 
-reads such a folder too; `RecordSource` does the same faster and reads only the fields asked for.
+reads such a folder too; `record_source.py` does the same faster, and reads only the fields asked
+for.
 """
 
 import contextlib
@@ -16,12 +17,11 @@ import os
 import pathlib
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_data_source, array_record_module
-from jaxtyping import Float, Int
+from array_record.python import array_record_module
+from jaxtyping import Float
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mmcl_jax.data.subject import Subject
@@ -154,44 +154,6 @@ def read_records(folder: pathlib.Path, shard: Mapping[str, str | int]) -> Iterat
 def shard_name(split: str, position: int, count: int) -> str:
     """The name that TFDS looks for."""
     return f"{DATASET}-{split}.array_record-{position:05d}-of-{count:05d}"
-
-
-class RecordSource:
-    """Random access to the records of one split. Picklable; files are opened on first use."""
-
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        shards: Sequence[Mapping[str, str | int]],
-        fields: Sequence[str] = FIELDS,
-    ):
-        if unknown := sorted(set(fields) - set(FIELDS)):
-            raise ValueError(
-                f"unknown fields {', '.join(unknown)}; a record has {', '.join(FIELDS)}"
-            )
-        self.fields = tuple(fields)
-        self._length = sum(shard["records"] for shard in shards)
-        # 'path[0:n]' spares opening every file just to count its records.
-        paths = [f"{os.fspath(folder / s['file'])}[0:{s['records']}]" for s in shards]
-        self._records = array_record_data_source.ArrayRecordDataSource(paths) if paths else ()
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
-        """Fields of one record (see `decode`). Raises IndexError outside [0, len)."""
-        if not 0 <= index < self._length:
-            raise IndexError(f"record {index} of a split with {self._length} records")
-        return decode(self._records[index], self.fields)
-
-    def fill(self, arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, "n"]) -> None:
-        """Writes record rows[i] to arrays[field][i], for every field of the source.
-
-        Negative rows come last and are skipped: padding stays as it is.
-        """
-        for position, row in enumerate(rows[rows >= 0]):
-            for name, value in self[row].items():
-                arrays[name][position] = value
 
 
 def write_tfds_metadata(

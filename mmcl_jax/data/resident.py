@@ -22,7 +22,8 @@ from mmcl_jax.data.cohort import Cohort
 from mmcl_jax.data.loading import default_workers
 from mmcl_jax.data.memory import available_memory
 from mmcl_jax.data.record_cache import RecordCache, places
-from mmcl_jax.data.records import RecordSource, empty_arrays, record_bytes, stored_fields
+from mmcl_jax.data.record_source import RecordSource, stand_in
+from mmcl_jax.data.records import empty_arrays, record_bytes, stored_fields
 from mmcl_jax.progress import Progress
 from mmcl_jax.sharding import make_mesh, replicate
 
@@ -46,12 +47,14 @@ class Input:
             where the batches bring the recordings.
         caches: by split, what `pipeline.train_batches` and `eval_batches` read through; empty
             where there is nothing to keep.
+        unreadable: by split, rows that are damaged and were left out of `resident`.
     """
 
     fields: tuple[str, ...]
     workers: int
     resident: Mapping[str, Mapping[str, Array]] = dataclasses.field(default_factory=dict)
     caches: Mapping[str, RecordCache] = dataclasses.field(default_factory=dict)
+    unreadable: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
 
 class Recordings:
@@ -114,8 +117,10 @@ class Recordings:
         amount = f"{records:,} records, {_gigabytes(need)}"
         where, reason = self._choose(need)
         if where == "device":
-            loaded = {split: load(cohort, split, chosen, fields) for split, chosen in rows.items()}
-            found = Input((), 0, resident=loaded)
+            sources = {split: cohort.source(split, stored_fields(fields)) for split in rows}
+            loaded = {split: load(source, split, rows[split]) for split, source in sources.items()}
+            unreadable = {split: sorted(source.skipped) for split, source in sources.items()}
+            found = Input((), 0, resident=loaded, unreadable=unreadable)
             print(f"  recordings stay on the device: {amount}", flush=True)
         elif where == "memory":
             caches = {
@@ -175,10 +180,8 @@ class Recordings:
         return True, ""
 
 
-def load(
-    cohort: Cohort, split: str, rows: Int[np.ndarray, "n"], fields: Sequence[str]
-) -> dict[str, Array]:
-    """The recordings of `rows` on every device, as the steps of `state` take them.
+def load(source: RecordSource, split: str, rows: Int[np.ndarray, "n"]) -> dict[str, Array]:
+    """The recordings of `rows` of a split on every device, as the steps of `state` take them.
 
     Each field is in host memory once, until it is on the device; on a CPU that is where it stays.
 
@@ -187,7 +190,6 @@ def load(
         not), and the fields [n, ...]: 'ecg' float32 [n, 12, 5000], 'cmr' uint8 [n, 210, 210, 3]
         with 'cmr_box' int32 [n, 4].
     """
-    source = cohort.source(split, stored_fields(fields))
     mesh = make_mesh()
     host = read(source, rows, title=f"  reading {split}")
     found = {"place": replicate(places(rows, len(source), absent=0), mesh)}
@@ -204,7 +206,8 @@ def read(
 
     def read_chunk(start: int) -> None:
         part = slice(start, start + _CHUNK)
-        source.fill({name: array[part] for name, array in arrays.items()}, rows[part])
+        chunk = {name: array[part] for name, array in arrays.items()}
+        stand_in(chunk, source.fill(chunk, rows[part]), rows[part])
 
     begun = time.monotonic()
     pool = ThreadPoolExecutor(default_workers())

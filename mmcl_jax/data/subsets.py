@@ -24,9 +24,7 @@ def shuffled_classes(
     ]
 
 
-def nested_subset(
-    classes: Sequence[Int[np.ndarray, "n"]], fraction: float
-) -> Int[np.ndarray, "m"]:
+def nested_subset(classes: Sequence[Int[np.ndarray, "n"]], fraction: float) -> Int[np.ndarray, "m"]:
     """`fraction` of all members, from the front of each class, in no particular order.
 
     The classes take turns in proportion to their sizes. So the subset has `fraction` of the

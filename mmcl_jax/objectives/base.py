@@ -55,7 +55,11 @@ class Objective(nn.Module, abc.ABC):
         return None
 
     def update_extra(self, params: Any, extra: Any) -> Any:
-        """Collections that follow the parameters by a rule of their own, after the step."""
+        """Collections that follow the parameters by a rule of their own.
+
+        Called once with the parameters that a stage starts from, and after every step. A rule that
+        needs the length of the stage finds it in a field `total_steps` of the objective.
+        """
         del params
         return extra
 
@@ -74,3 +78,27 @@ class Objective(nn.Module, abc.ABC):
 def mean_over_valid(values: Float[Array, "B"], valid: Float[Array, "B"]) -> Float[Array, ""]:
     """Mean over the rows that are no padding; 0 where none is valid."""
     return jnp.sum(values * valid) / jnp.maximum(jnp.sum(valid), 1)
+
+
+def only_modality(objective: Objective) -> str:
+    """`ecg` or `cmr`, of an objective that takes the towers of either.
+
+    Raises:
+        ValueError: it has an encoder of both, or of none.
+    """
+    found = [name for name in ("ecg", "cmr") if getattr(objective, f"{name}_encoder") is not None]
+    if len(found) != 1:
+        name = type(objective).__module__.rpartition(".")[2]
+        raise ValueError(f"{name} takes exactly one of ecg_encoder and cmr_encoder")
+    return found[0]
+
+
+def spread(projection: Float[np.ndarray, "N K"]) -> float:
+    """How far records lie apart in direction: 1 all over the sphere, 0 collapsed into one point.
+
+    The standard deviation of unit vectors, averaged over dimensions and times sqrt(K) (Chen and He,
+    "Exploring Simple Siamese Representation Learning", CVPR 2021, Section 4.1).
+    """
+    lengths = np.linalg.norm(projection, axis=1, keepdims=True)
+    unit = projection / np.maximum(lengths, 1e-12)
+    return float(np.std(unit, axis=0).mean() * np.sqrt(projection.shape[1]))

@@ -32,7 +32,8 @@ def clip_loss(
         The loss, and the logits (row: ECG, column: CMR) before padding is taken out.
     """
     batch = ecg_projection.shape[0]
-    present = jnp.ones(batch, bool) if valid is None else valid > 0
+    valid = jnp.ones(batch) if valid is None else valid
+    present = valid > 0
     logits = normalise(ecg_projection) @ normalise(cmr_projection).T / temperature
     # Each device has its rows of the logits and only the CMR projections of the others. What a
     # transposed matrix or `jnp.diagonal` would say is taken from these rows.
@@ -40,8 +41,8 @@ def clip_loss(
     positive = jnp.sum(jnp.where(own, logits, 0), axis=1)
     to_cmr = jax.nn.logsumexp(jnp.where(present[None, :], logits, -jnp.inf), axis=1)
     to_ecg = jax.nn.logsumexp(jnp.where(present[:, None], logits, -jnp.inf), axis=0)
-    ecg_loss = mean_over_valid(to_cmr - positive, present)
-    cmr_loss = mean_over_valid(to_ecg - positive, present)
+    ecg_loss = mean_over_valid(to_cmr - positive, valid)
+    cmr_loss = mean_over_valid(to_ecg - positive, valid)
     return (1 - cmr_weight) * ecg_loss + cmr_weight * cmr_loss, logits
 
 

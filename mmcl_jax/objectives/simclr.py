@@ -3,12 +3,15 @@
 The paper pre-trains its CMR encoder with it before the contrastive stage (paper IV-C.1).
 """
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
-from mmcl_jax.objectives.base import Batch, mean_over_valid
+from mmcl_jax.objectives.base import Batch, mean_over_valid, only_modality, spread
 from mmcl_jax.objectives.base import Objective as Base
 
 
@@ -25,18 +28,21 @@ def nt_xent(
     equation 1. Padding rows (`valid` 0) are neither queries nor negatives.
     """
     batch = view1.shape[0]
-    present = jnp.ones(batch, bool) if valid is None else valid > 0
-    # Not one axis of 2B views: where the batch is split over devices, each keeps the rows of both
-    # views of its records and fetches only the projections of the others.
-    views = jnp.stack([view1, view2]).astype(jnp.float32)
-    views = views / jnp.maximum(jnp.linalg.norm(views, axis=-1, keepdims=True), 1e-12)
-    logits = jnp.einsum("vbk,wck->vbwc", views, views) / temperature
-    same_view = jnp.eye(2, dtype=bool)[:, None, :, None]
-    same_record = jnp.eye(batch, dtype=bool)[None, :, None, :]
-    other = present[None, None, None, :] & ~(same_view & same_record)
-    positive = jnp.sum(jnp.where(same_record & ~same_view, logits, 0), axis=(2, 3))
-    losses = jax.nn.logsumexp(jnp.where(other, logits, -jnp.inf), axis=(2, 3)) - positive
-    return mean_over_valid(losses.mean(axis=0), present)
+    valid = jnp.ones(batch) if valid is None else valid
+    first, second = _unit(view1), _unit(view2)
+    # Not one matrix of 2B views: where the batch is split over devices, each has its rows of these
+    # three and fetches only the projections of the others.
+    across = first @ second.T / temperature
+    own = jnp.eye(batch, dtype=bool)
+    present = valid > 0
+    positive = jnp.sum(jnp.where(own, across, 0), axis=1)
+
+    def within(views: Float[Array, "B K"]) -> Float[Array, "B"]:
+        return _log_total(views @ views.T / temperature, present[None, :] & ~own, axis=1)
+
+    total1 = jnp.logaddexp(within(first), _log_total(across, present[None, :], axis=1))
+    total2 = jnp.logaddexp(within(second), _log_total(across, present[:, None], axis=0))
+    return mean_over_valid((total1 + total2) / 2 - positive, valid)
 
 
 class Objective(Base):
@@ -60,8 +66,8 @@ class Objective(Base):
         views = jnp.stack([batch[modality], batch[f"{modality}_view2"]], axis=1)
         views = views.reshape(-1, *views.shape[2:])
         features = encoder(views, train=self.trains(f"{modality}_encoder", train))["features"]
-        view1, view2 = jnp.unstack(_pairs(projector(features)), axis=1)
-        loss = nt_xent(view1, view2, temperature=self.temperature, valid=batch["valid"])
+        pairs = projector(features).reshape(batch["valid"].shape[0], 2, -1)
+        loss = nt_xent(pairs[:, 0], pairs[:, 1], temperature=self.temperature, valid=batch["valid"])
         return loss, {}
 
     def predict(self, batch: Batch) -> dict[str, Array]:
@@ -69,9 +75,24 @@ class Objective(Base):
         features = encoder(batch[modality], train=False)["features"]
         return {"projection": projector(features)}
 
+    def summarise(
+        self, outputs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        del labels
+        return {"spread": spread(outputs["projection"])}
+
     def _tower(self) -> tuple[str, nn.Module, nn.Module]:
-        if (self.cmr_encoder is None) == (self.ecg_encoder is None):
-            raise ValueError("simclr takes exactly one of cmr_encoder and ecg_encoder")
-        if self.cmr_encoder is not None:
-            return "cmr", self.cmr_encoder, self.cmr_projector
-        return "ecg", self.ecg_encoder, self.ecg_projector
+        modality = only_modality(self)
+        return modality, *(getattr(self, f"{modality}_{part}") for part in ("encoder", "projector"))
+
+
+def _unit(view: Float[Array, "B K"]) -> Float[Array, "B K"]:
+    view = view.astype(jnp.float32)
+    return view / jnp.maximum(jnp.linalg.norm(view, axis=-1, keepdims=True), 1e-12)
+
+
+def _log_total(
+    logits: Float[Array, "B B"], counted: Bool[Array, "..."], axis: int
+) -> Float[Array, "B"]:
+    # Finite where nothing is counted, so that its gradient is 0 and no NaN.
+    return jax.nn.logsumexp(jnp.where(counted, logits, jnp.finfo(logits.dtype).min), axis=axis)

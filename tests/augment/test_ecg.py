@@ -116,6 +116,45 @@ def test_surrogate_is_applied_at_its_rate():
     assert unchanged.mean() == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("field", "flipped"),
+    [("time_flip_probability", lambda x: x[:, ::-1]), ("sign_flip_probability", lambda x: -x)],
+)
+def test_flips_happen_at_their_rate(field, flipped):
+    ecg = recording(100, leads=2)
+    augmentation = EcgAugmentation(length=100, **PLAIN, **{field: 0.3})
+    views = jax.jit(jax.vmap(lambda key: augmentation(key, ecg)))(keys(1000))
+    unchanged = np.asarray((views == ecg[None]).all(axis=(1, 2)))
+    assert unchanged.mean() == pytest.approx(0.7, abs=0.05)
+    np.testing.assert_array_equal(views[~unchanged], np.stack([flipped(ecg)] * sum(~unchanged)))
+
+
+def test_spectral_mask_hides_a_band_or_a_stretch_in_all_leads():
+    # One frequency per lead, each in the middle of a bin of 500 / 120 Hz.
+    frequency = np.array([5, 20, 40])[:, None] / 120
+    ecg = jnp.asarray(np.cos(2 * np.pi * frequency * np.arange(2500)), jnp.float32)
+    mask = jax.jit(jax.vmap(lambda key: augment.mask_spectrum(key, ecg, 0.25)))
+    masked = np.asarray(mask(keys(200)))
+    assert masked.shape == (200, 3, 2500)
+    power = np.square(masked[:, :, 300:-300]).mean(axis=2) / 0.5
+    # A band of 15 of 61 bins takes a lead whole or leaves it; a stretch takes from all.
+    bands = (np.minimum(power, np.abs(1 - power)) < 0.02).all(axis=1)
+    assert 0.35 < bands.mean() < 0.65
+    assert (power[bands].min(axis=1) < 0.02).any()
+    stretches = power[~bands]
+    np.testing.assert_allclose(stretches, stretches[:, :1].repeat(3, axis=1), atol=0.05)
+    # 21 of 84 frames.
+    silent = (np.abs(masked[~bands]).max(axis=1) < 1e-3).mean(axis=1)
+    assert silent.max() < 0.26
+    assert silent.mean() > 0.15
+
+
+def test_spectral_mask_of_nothing_is_the_recording():
+    ecg = recording(2500)
+    same = augment.mask_spectrum(jax.random.key(0), ecg, 0.001)
+    np.testing.assert_allclose(same, ecg, atol=1e-5)
+
+
 def test_same_key_same_view_and_other_key_other_view():
     augmentation, ecg = EcgAugmentation(length=100), recording(200)
     first, again, other = (augmentation(jax.random.key(seed), ecg) for seed in (0, 0, 1))

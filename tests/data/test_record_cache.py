@@ -20,7 +20,7 @@ class Counting:
 
     def fill(self, arrays, rows):
         self.read.extend(rows)
-        self._source.fill(arrays, rows)
+        return self._source.fill(arrays, rows)
 
 
 def test_cache_gives_what_the_files_hold_and_reads_them_once(tmp_path):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tiny_source import TinySource
 
+from mmcl_jax.data.record_source import RecordSource
 from mmcl_jax.data.records import (
-    RecordSource,
     ShardWriter,
     decode,
     empty_arrays,

@@ -148,7 +148,8 @@ def test_recordings_are_kept_for_the_next_stage(cohort, rows, monkeypatch, polic
 
 def test_loaded_recordings(cohort):
     rows = pipeline.select(cohort, "train", fields=("ecg", "cmr"))[::-2]
-    found = resident.load(cohort, "train", rows, ("ecg", "cmr"))
+    source = cohort.source("train", ("ecg", "cmr", "cmr_box"))
+    found = resident.load(source, "train", rows)
     assert found.keys() == {"place", "ecg", "cmr", "cmr_box"}
     np.testing.assert_array_equal(found["place"][rows], np.arange(len(rows)))
     assert found["place"].shape == (cohort.splits["train"],)
@@ -161,7 +162,7 @@ def test_loaded_recordings(cohort):
 def test_devices_of_a_cpu_share_one_copy(cohort, rows):
     if jax.default_backend() != "cpu":
         pytest.skip("needs a CPU")
-    ecg = resident.load(cohort, "train", rows["train"], ("ecg",))["ecg"]
+    ecg = resident.load(cohort.source("train", ("ecg",)), "train", rows["train"])["ecg"]
     copies = {shard.data.unsafe_buffer_pointer() for shard in ecg.addressable_shards}
     assert len(ecg.addressable_shards) == jax.device_count()
     assert len(copies) == 1

@@ -60,13 +60,27 @@ def heading(text: str) -> Html:
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[object]], *, bold: Sequence[int] = ()
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    bold: Sequence[int] = (),
+    numbers: Sequence[int] = (),
 ) -> Html:
-    """A table that scrolls sideways on narrow screens; the rows numbered in `bold` stand out."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    """A table that scrolls sideways on narrow screens.
+
+    Args:
+        bold: rows that stand out.
+        numbers: columns whose digits are aligned on the right.
+    """
+    kinds = [' class="number"' if column in numbers else "" for column in range(len(header))]
+    head = "".join(
+        f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, header, strict=True)
+    )
     body = []
     for number, row in enumerate(rows):
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        cells = "".join(
+            f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)
+        )
         body.append(f"<tr{' class=mean' if number in bold else ''}>{cells}</tr>")
     return Html(
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>'
@@ -104,7 +118,7 @@ _CSS = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ee; --quiet: #a3afbd; --page: #14181e;
   --card: #1d232b; --line: #36404c; --link: #7db8f5; --warn: #3a2f12; --warn-line: #d99a00; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 1rem 1.25rem 4rem; background: var(--page);
+body { margin: 0 auto; max-width: 1280px; padding: 1rem 1.25rem 4rem; background: var(--page);
   color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; overflow-wrap: anywhere; }
@@ -124,6 +138,12 @@ th, td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; wh
   border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-weight: 600; }
 tr.mean td { font-weight: 600; }
+th.number, td.number { text-align: right; }
+th.span { text-align: center; padding-right: 0; }
+table.paper { font-size: .8125rem; }
+table.paper td, table.paper th { padding-right: .5rem; }
+table.paper td.first, table.paper th.first, th.span { padding-left: .6rem; }
+table.paper u { text-underline-offset: .2em; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.25rem;
   font-size: .875rem; }
 dt { color: var(--quiet); }

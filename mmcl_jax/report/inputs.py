@@ -96,12 +96,37 @@ def read_run(path: pathlib.Path) -> Run:
         metrics=rows,
         metrics_text=text,
         predictions=tuple(
-            _predictions(file)
+            read_predictions(file)
             for file in sorted(path.glob("evaluate/predictions/*.npz"))
             if not file.name.endswith(".part.npz")  # half written
         ),
         cmr=_arrays(path / "interpret" / "cmr_similarity.npz", _CMR_FIELDS),
         ecg=_arrays(path / "interpret" / "ecg_similarity.npz", _ECG_FIELDS),
+    )
+
+
+def read_predictions(path: pathlib.Path) -> Predictions:
+    """A file of predictions, as `evaluate` and `probe` write them.
+
+    Raises:
+        ValueError: it lacks a field, or arrays do not fit each other.
+    """
+    arrays = _arrays(path, _PREDICTION_FIELDS)
+    n, k = len(arrays["record"]), len(arrays["names"])
+    for field in ("label", "prediction"):
+        if arrays[field].shape != (n, k):
+            raise ValueError(
+                f"{path}: {field} must have shape {(n, k)} (records, names), "
+                f"found {arrays[field].shape}"
+            )
+    return Predictions(
+        stage=path.stem.replace("__", "/"),
+        target=str(arrays["target"]),
+        seed=int(arrays["seed"]),
+        names=tuple(arrays["names"].tolist()),
+        kinds=tuple(arrays["kinds"].tolist()),
+        units=tuple(arrays["units"].tolist()),
+        **{name: arrays[name] for name in ("record", "subject", "split", "label", "prediction")},
     )
 
 
@@ -203,26 +228,6 @@ def _metrics(path: pathlib.Path) -> tuple[str, tuple[Row, ...]]:
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: cannot be read ({error}): {row}") from error
     return text, tuple(parsed)
-
-
-def _predictions(path: pathlib.Path) -> Predictions:
-    arrays = _arrays(path, _PREDICTION_FIELDS)
-    n, k = len(arrays["record"]), len(arrays["names"])
-    for field in ("label", "prediction"):
-        if arrays[field].shape != (n, k):
-            raise ValueError(
-                f"{path}: {field} must have shape {(n, k)} (records, names), "
-                f"found {arrays[field].shape}"
-            )
-    return Predictions(
-        stage=path.stem.replace("__", "/"),
-        target=str(arrays["target"]),
-        seed=int(arrays["seed"]),
-        names=tuple(arrays["names"].tolist()),
-        kinds=tuple(arrays["kinds"].tolist()),
-        units=tuple(arrays["units"].tolist()),
-        **{name: arrays[name] for name in ("record", "subject", "split", "label", "prediction")},
-    )
 
 
 def _arrays(path: pathlib.Path, fields) -> dict[str, np.ndarray] | None:

@@ -6,9 +6,9 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from mmcl_jax.html_page import Html, details, heading, join, paragraph, table
 from mmcl_jax.metrics import BINARY, REGRESSION
-from mmcl_jax.report_inputs import Row, Run, group_of
-from mmcl_jax.report_page import Html, details, heading, join, paragraph, table
+from mmcl_jax.report.inputs import Row, Run, group_of
 
 NAMES = {
     "macro_auroc": "macro AUROC",

@@ -2,47 +2,24 @@
 
 import math
 import pathlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mmcl_jax import cohort_figures, metrics, similarity_figures
 from mmcl_jax import figures as draw
-from mmcl_jax.report_inputs import Predictions, Run, seed_of, without_seed
-from mmcl_jax.report_page import Html, details, join, paragraph, picture
-from mmcl_jax.report_results import NAMES, result_text
+from mmcl_jax.calibration import Calibration, calibration
+from mmcl_jax.html_page import Html, details, join, paragraph
+from mmcl_jax.report import drawings
+from mmcl_jax.report.files import Figures
+from mmcl_jax.report.inputs import Predictions, Run, seed_of, without_seed
+from mmcl_jax.report.run_results import NAMES, result_text
 
 _OPEN_CURVES = 6  # further stages are folded away
 _SUBJECTS_PER_FIGURE = 6
 _PANELS_PER_FIGURE = 20
 _RATES = ("learning_rate", "train/learning_rate", "lr", "train/lr")
 _LOWER_IS_BETTER = ("loss", "mae", "mse", "rmse", "median_rank")
-
-
-class Figures:
-    """Writes each figure as a PNG beside the page and returns it for the page itself."""
-
-    def __init__(self, output: pathlib.Path):
-        self.output = output
-        self.names: list[str] = []
-
-    def add(self, name: str, figure: Figure, alt: str, caption: str = "") -> Html:
-        return self.add_png(name, draw.png(figure), alt, caption)
-
-    def add_png(self, name: str, content: bytes, alt: str, caption: str = "") -> Html:
-        name = file_name(name)
-        taken = sum(other.startswith(f"{name}.") for other in self.names)
-        name = f"{name}.{taken + 1}.png" if taken else f"{name}.png"
-        (self.output / name).write_bytes(content)
-        self.names.append(name)
-        return picture(content, alt, caption)
-
-
-def file_name(text: str) -> str:
-    """Text as part of a file name: letters, digits, '.', '-' and '_'."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("._") or "unnamed"
 
 
 def best_metric(records: Sequence[dict]) -> str:
@@ -128,6 +105,31 @@ def roc_section(run: Run, figures: Figures) -> Html:
         )
         parts.append(paragraph(f"{text}: {'; '.join(skipped)}."))
     return join(*parts) or paragraph("There are no test predictions of a label with classes.")
+
+
+def calibration_section(run: Run, figures: Figures) -> Html:
+    """Reliability diagrams of the binary labels, the first seed of each model."""
+    panels: dict[str, Calibration] = {}
+    for member in sorted(run.predictions, key=lambda member: member.seed):
+        for name, kind in zip(member.names, member.kinds, strict=True):
+            label, probability, _ = _test_columns(member, name)
+            key = f"{name}, {without_seed(member.stage)}"
+            usable = (~np.isnan(label)).any() and np.isfinite(probability).all()
+            if kind == "binary" and key not in panels and usable:
+                panels[key] = calibration(label, probability)
+    if not panels:
+        return paragraph("There are no test predictions of a binary label.")
+    caption = (
+        "Test split, first seed. Observed frequency against predicted probability in ten bins of "
+        "equal width with 95 % Wilson intervals; below, the records of each bin (n). Brier score: "
+        "mean squared difference of probability and label. ECE: expected calibration error. "
+        "Models that were fine-tuned on balanced sets predict for a prevalence of one half."
+    )
+    shown = dict(list(panels.items())[:_PANELS_PER_FIGURE])
+    more = len(panels) - len(shown)
+    caption += f" {more} more labels are not drawn." if more else ""
+    alt = f"Reliability diagrams of {'; '.join(shown)}"
+    return figures.add("calibration", drawings.reliability("Calibration", shown), alt, caption)
 
 
 def scatter_section(run: Run, figures: Figures) -> Html:

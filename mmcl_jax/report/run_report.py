@@ -1,4 +1,4 @@
-"""The report of a run: `python -m mmcl_jax.report RUN` writes RUN/report/index.html.
+"""The report of one run: RUN/report/index.html.
 
 The page holds all tables and figures and needs nothing else. Beside it lie the same numbers and
 figures as files: metrics.csv, predictions_<target>.csv and the PNG of every figure. What a run
@@ -6,7 +6,6 @@ directory does not hold yet is left out of the report, with a sentence that says
 give equal bytes.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -15,10 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mmcl_jax import report_figures
-from mmcl_jax.report_confusion import confusion_section
-from mmcl_jax.report_inputs import Predictions, Run, cohort_preview, data_source, read_run
-from mmcl_jax.report_page import (
+from mmcl_jax.html_page import (
     Html,
     code,
     details,
@@ -29,7 +25,11 @@ from mmcl_jax.report_page import (
     table,
     terms,
 )
-from mmcl_jax.report_results import results_section, retrieval_section, summary_section
+from mmcl_jax.report import run_figures
+from mmcl_jax.report.confusion import confusion_section
+from mmcl_jax.report.files import Figures, file_name, write_csv, write_page
+from mmcl_jax.report.inputs import Predictions, Run, cohort_preview, data_source, read_run
+from mmcl_jax.report.run_results import results_section, retrieval_section, summary_section
 
 SYNTHETIC = (
     "Synthetic cohort. The subjects of this run come from a simulator. The results check that the "
@@ -48,20 +48,21 @@ def write_report(run_dir: str | os.PathLike) -> pathlib.Path:
     run = read_run(pathlib.Path(run_dir))
     output = run.path / "report"
     output.mkdir(exist_ok=True)
-    figures = report_figures.Figures(output)
+    figures = Figures(output)
     sections = [
         ("summary", "Results in brief", summary_section(run)),
         ("run", "What was run", _run_section(run)),
         ("stages", "Stages", _stages_section(run)),
-        ("curves", "Training curves", report_figures.training_section(run, figures)),
+        ("curves", "Training curves", run_figures.training_section(run, figures)),
         ("results", "Results", results_section(run)),
-        ("roc", "ROC curves", report_figures.roc_section(run, figures)),
-        ("scatter", "Predicted against measured", report_figures.scatter_section(run, figures)),
+        ("roc", "ROC curves", run_figures.roc_section(run, figures)),
+        ("calibration", "Calibration", run_figures.calibration_section(run, figures)),
+        ("scatter", "Predicted against measured", run_figures.scatter_section(run, figures)),
         ("retrieval", "Retrieval", retrieval_section(run)),
-        ("maps", "Similarity maps", report_figures.similarity_section(run, figures)),
+        ("maps", "Similarity maps", run_figures.similarity_section(run, figures)),
     ]
     if preview := cohort_preview(run):
-        content = report_figures.cohort_section(preview, figures)
+        content = run_figures.cohort_section(preview, figures)
         sections.insert(2, ("cohort", "Cohort", content))
     if confusion := confusion_section(run):
         place = [name for name, _, _ in sections].index("results") + 1
@@ -70,10 +71,7 @@ def write_report(run_dir: str | os.PathLike) -> pathlib.Path:
     sections.append(("files", "Files", _files_section(names)))
     title = f"Report: {run.config.get('name') or run.path.resolve().name}"
     text = page(title, _header(run, title), sections)
-    # Written beside and moved, so that a reader never sees half a page.
-    partial = output / "index.html.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, output / "index.html")
+    write_page(output / "index.html", text)
     return output / "index.html"
 
 
@@ -87,17 +85,6 @@ def run(experiment, **settings) -> dict[str, str]:
         raise ValueError(f"the report has no settings, found {', '.join(sorted(settings))}")
     page_file = write_report(experiment.run.path)
     return {"page": str(page_file.relative_to(experiment.run.path))}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m mmcl_jax.report", description=__doc__)
-    parser.add_argument("run", help="run directory: the folder that holds config.json")
-    path = parser.parse_args(arguments).run
-    # The page needs no JAX; its command shares the error lines of the others.
-    from mmcl_jax.command import errors_in_one_line
-
-    with errors_in_one_line():
-        print(write_report(path))
 
 
 def _header(run: Run, title: str) -> Html:
@@ -137,7 +124,7 @@ def _stages_section(run: Run) -> Html:
                 stage,
                 f"{records[-1]['step']:,}",
                 f"{max(epochs):g}" if epochs else "",
-                report_figures.best_metric(records),
+                run_figures.best_metric(records),
                 _duration(max(times) - min(times)) if times else "",
             )
         )
@@ -159,7 +146,7 @@ def _write_metrics(run: Run, output: pathlib.Path) -> list[str]:
     if not run.metrics_text:
         return []
     rows = [row for row in csv.reader(run.metrics_text.splitlines()) if row]
-    _write_csv(output / "metrics.csv", rows)
+    write_csv(output / "metrics.csv", rows)
     return ["metrics.csv"]
 
 
@@ -167,7 +154,7 @@ def _write_predictions(run: Run, output: pathlib.Path) -> list[str]:
     """One file per target, with the seeds below each other."""
     targets: dict[str, list[Predictions]] = {}
     for predictions in run.predictions:
-        name = report_figures.file_name(predictions.target)
+        name = file_name(predictions.target)
         targets.setdefault(name, []).append(predictions)
     written = []
     for target, members in targets.items():
@@ -184,7 +171,7 @@ def _write_predictions(run: Run, output: pathlib.Path) -> list[str]:
         for member in members:
             rows += _prediction_rows(member, [name for name, _, _ in columns])
         name = f"predictions_{target}.csv"
-        _write_csv(output / name, rows)
+        write_csv(output / name, rows)
         written.append(name)
     return written
 
@@ -202,11 +189,6 @@ def _prediction_rows(member: Predictions, names: list[str]) -> list[list[str]]:
                 row += ["", ""]
         rows.append(row)
     return rows
-
-
-def _write_csv(path: pathlib.Path, rows: list) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def _flat(tree: Mapping, prefix: str = "") -> list[tuple[str, str]]:
@@ -230,7 +212,3 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
-
-
-if __name__ == "__main__":
-    main()

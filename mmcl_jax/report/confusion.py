@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mmcl_jax.report_inputs import Predictions, Run, without_seed
-from mmcl_jax.report_page import Html, heading, join, paragraph, table
+from mmcl_jax.html_page import Html, heading, join, paragraph, table
+from mmcl_jax.report.inputs import Predictions, Run, without_seed
 
 _MOST_CLASSES = 30  # a wider table cannot be read
 

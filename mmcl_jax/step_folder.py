@@ -1,0 +1,90 @@
+"""A folder with one sub-folder per training step, each of them whole or told from the whole ones.
+
+<step>            whole: written to the end, with a manifest of its files
+<step>.unsealed   written to the end, its manifest is being made
+any other name    what a save or a removal that was cut off has left
+"""
+
+import pathlib
+import shutil
+
+import jax
+import orbax.checkpoint as ocp
+
+from mmcl_jax import manifest
+from mmcl_jax.retry import say
+
+UNSEALED = ".unsealed"
+KEPT = 2
+
+
+class DamagedCheckpoint(ValueError):
+    """There are checkpoints, and none of them is whole."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__(
+            f"{folder}: no checkpoint is whole. Copy one back from a backup, or delete "
+            f"{folder.parent.parent} to run the stage again"
+        )
+
+
+class SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """What Orbax writes to `<step>.unsealed` gets its manifest and then the name `<step>`.
+
+    The last `KEPT` steps are kept. Of several processes, the first one does this.
+    """
+
+    async def finalize(self) -> None:
+        await super().finalize()
+        unsealed = pathlib.Path(self.get_final())
+        manifest.write(unsealed)
+        final = unsealed.with_suffix("")
+        remove(final)
+        unsealed.rename(final)
+        for step in steps(final.parent)[KEPT:]:
+            remove(final.parent / str(step))
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+    """Steps of a folder, the last one first. Raises FileNotFoundError where there is none."""
+    names = [path.name for path in folder.iterdir()]
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def newest_whole(folder: pathlib.Path, aside: pathlib.Path) -> int | None:
+    """The last step that is whole, None without any step. Damaged ones are moved to `aside`.
+
+    Raises:
+        DamagedCheckpoint: there are steps, and none is whole.
+    """
+    found = steps(folder)
+    for step in found:
+        path = folder / str(step)
+        problem = manifest.problem(path)
+        if not problem:
+            return step
+        moved = aside / f"{folder.name}-{step}"
+        remove(moved)
+        aside.mkdir(exist_ok=True)
+        path.rename(moved)
+        say(f"{path} is damaged ({problem}) and was moved to {moved}; using the one before")
+    if found:
+        raise DamagedCheckpoint(folder)
+    return None
+
+
+def tidy(folder: pathlib.Path) -> None:
+    """Removes what is no step; of several processes, the first one does."""
+    if jax.process_index() == 0:
+        for path in folder.iterdir():
+            if not path.name.isdigit():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a step. It loses its name first: half of one would pass for a damaged one."""
+    if path.exists():
+        former = path.with_name(f"{path.name}.removed")
+        shutil.rmtree(former, ignore_errors=True)
+        path.rename(former)
+        shutil.rmtree(former, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""A short training and an evaluation of every objective, on whatever devices there are.
+
+    python tests/device_runs.py FILE HOST:PORT PROCESSES PROCESS OBJECTIVE...
+
+is one of several processes with 4 CPU devices each; the first one writes what `run` gives to FILE.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import optax
+import tiny
+
+from mmcl_jax import distributed, train
+from mmcl_jax.recipe import Recipe
+from mmcl_jax.sharding import make_mesh, place, replicate, shard_batch, shardings
+from mmcl_jax.state import State, initialise, make_eval_step, make_train_step
+
+BATCH, STEPS = 8, 20
+# Not a multiple of the batch, the last part of which is mostly padding.
+SPLIT = 11
+
+
+def run(name: str, devices: list[jax.Device], parameters: str = "replicate") -> dict:
+    """Losses of `STEPS` training steps, then the metrics of a split, computed on `devices`."""
+    mesh = make_mesh(devices)
+    objective, views = tiny.objective(name)
+    views = dataclasses.replace(views, mesh=mesh)
+    params, extra = initialise(objective, views, tiny.batch(2), jax.random.key(0))
+    optimizer = optax.adamw(1e-4)
+    recipe = Recipe(objective, views, lambda params, hyper: optimizer)
+    state = State(np.zeros((), np.int32), params, extra, optimizer.init(params))
+    placed = shardings(state, mesh, parameters)
+    step, state = make_train_step(recipe, placed), place(state, placed)
+    key = replicate(jax.random.key(1), mesh)
+    losses = []
+    for number in range(STEPS):
+        batch = shard_batch(_mine(tiny.batch(BATCH, number)), mesh)
+        state, metrics = step(state, batch, key, {}, {})
+        losses.append(float(metrics["loss"]))
+    metrics = train.evaluate(
+        objective, make_eval_step(objective, views), state, _split(), mesh, resident={}
+    )
+    return {"losses": losses, "metrics": metrics}
+
+
+def _split():
+    for start in range(0, SPLIT, BATCH):
+        rows = tiny.batch(BATCH, 100 + start)
+        index = rows["index"] + start
+        padding = index >= SPLIT
+        rows |= {"index": np.where(padding, -1, index).astype(np.int32)}
+        rows |= {"valid": (~padding).astype(np.float32)}
+        yield _mine(rows)
+
+
+def _mine(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    size = BATCH // jax.process_count()
+    start = jax.process_index() * size
+    return {name: values[start : start + size] for name, values in rows.items()}
+
+
+def _main() -> None:
+    file, coordinator, processes, process, *names = sys.argv[1:]
+    jax.config.update("jax_num_cpu_devices", 4)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    distributed.start(coordinator, int(processes), int(process))
+    found = {name: run(name, jax.devices()) for name in names}
+    if distributed.is_first():
+        pathlib.Path(file).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,57 @@
+"""A stage that the run directory holds with other settings than the configuration."""
+
+import json
+
+import pytest
+from tiny_experiment import read_config, shrink
+
+from mmcl_jax.experiment import Experiment
+from mmcl_jax.run_dir import RunDir
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A configuration, and a run directory in which MDM was begun with fewer epochs."""
+    config = shrink(read_config("mmcl"))
+    run = RunDir(tmp_path)
+    Experiment(config, run)._write_settings(Experiment(config, run).stages[0])
+    config["stages"]["mdm"]["epochs"] = 7
+    return config, run
+
+
+def test_other_settings_are_refused_with_what_differs(begun):
+    config, run = begun
+    experiment = Experiment(config, run)
+    with pytest.raises(ValueError, match=r"other settings: stage.epochs: 1 then, 7 now. .*--force"):
+        experiment.is_done(experiment.stages[0])
+
+
+def test_other_settings_can_be_forced(begun, capsys):
+    config, run = begun
+    experiment = Experiment(config, run, force=True)
+    mdm = experiment.stages[0]
+    for _ in range(2):
+        assert not experiment.is_done(mdm)
+    said = "forced: stage mdm goes on despite other settings: stage.epochs: 1 then, 7 now"
+    assert capsys.readouterr().err.count(said) == 1
+    experiment._write_settings(mdm)
+    # The settings of the first steps are kept beside those of the next ones.
+    (former,) = run.stage("mdm").glob("stage.until-*.json")
+    assert json.loads(former.read_text())["stage"]["epochs"] == 1
+    assert json.loads((run.stage("mdm") / "stage.json").read_text())["stage"]["epochs"] == 7
+    assert not Experiment(config, run).is_done(mdm)
+
+
+def test_what_is_done_stays_as_it_is(begun, capsys):
+    config, run = begun
+    run.mark_done("mdm", {"steps": 1})
+    experiment = Experiment(config, run, force=True)
+    assert experiment.is_done(experiment.stages[0])
+    assert "forced: stage mdm stays as it is despite other settings" in capsys.readouterr().err
+
+
+def test_how_recordings_are_read_can_change(begun):
+    config, run = begun
+    config["stages"]["mdm"]["epochs"] = 1
+    config["data"] |= {"on_corrupt": "skip", "resident": "never", "workers": 2}
+    assert not Experiment(config, run).is_done(Experiment(config, run).stages[0])
