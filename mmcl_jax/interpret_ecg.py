@@ -22,7 +22,7 @@ class Attention:
     """Attention of the stages of one target, mean over their seeds.
 
     Attributes:
-        name: the target, or the stage of an encoder.
+        name: stage and target, such as `finetune/CAD`, or the stage of an encoder.
         rollout: from the output through all blocks, by window; see `attention_map.rollout`.
         pooling: weights of the pooling alone.
         start: first second of each window.
@@ -67,7 +67,7 @@ def attention(program: Program, ecg: Float32[np.ndarray, "12 T"]) -> list[Attent
         ]
         reached, pooling = (np.mean(kind, axis=0) for kind in zip(*maps, strict=True))
         stage = group.members[0].stage
-        name = stage.target or stage.name
+        name = f"{stage.group}/{stage.target}" if stage.target else stage.name
         start = np.array(starts) / rate
         found.append(Attention(name, reached, pooling, start, encoder.patch[1] / rate))
     return found

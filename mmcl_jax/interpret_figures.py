@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -40,24 +40,7 @@ def write_maps(
     if measured is not None:
         drawn = {"ecg": measured, "unit": "mV"}
     draw = functools.partial(ecg_map, rate=rate, **drawn)
-    pictures = {}
-    for found in attentions:
-        values, edges = _over_windows(found)
-        pictures[_file("attention", found.name, len(attentions))] = draw(
-            values=values * found.rollout[0].size, edges=edges, signed=False,
-            title=f"{name}: attention rollout, {found.name}", meaning="attention, 1: an even share",
-        )  # fmt: skip
-    for column, value, change in zip(
-        occluded.columns, occluded.value, occluded.change, strict=True
-    ):
-        embedding = column.kind == "embedding"
-        unit = f" [{column.unit}]" if column.unit else ""
-        pictures[_file("occlusion", column.name, len(occluded.columns))] = draw(
-            values=change, edges=occluded.edges, signed=not embedding,
-            title=f"{name}: {column.name}" + ("" if embedding else f" {value:.4g}"),
-            meaning="cosine distance when hidden" if embedding else f"change when hidden{unit}",
-        )  # fmt: skip
-    files = _write(folder, pictures)
+    files = _write(folder, _pictures(name, draw, attentions, occluded))
     arrays = {
         "record": name, "leads": np.array(LEADS), "rate": rate, "ecg": ecg,
         "occlusion": occluded.change, "occlusion_edges": occluded.edges,
@@ -92,14 +75,64 @@ def write_similarity(
             ecg["ecg"][0], ecg["similarity"][0], names[0]
         ),
     }
-    return _write(folder, pictures)
+    return _write(folder, pictures.items())
 
 
-def _write(folder: pathlib.Path, pictures: Mapping[str, Figure]) -> list[pathlib.Path]:
+def _pictures(
+    record: str,
+    draw: Callable[..., Figure],
+    attentions: Sequence[Attention],
+    occluded: Occlusion,
+) -> Iterator[tuple[str, Figure]]:
+    """Names of files and what goes into them; one picture at a time is in memory."""
+    names = _files("attention", [found.name for found in attentions])
+    for file, found in zip(names, attentions, strict=True):
+        values, edges = _over_windows(found)
+        yield (
+            file,
+            draw(
+                values=values * found.rollout[0].size,
+                edges=edges,
+                signed=False,
+                title=f"{record}: attention rollout, {found.name}",
+                meaning="attention, 1: an even share",
+            ),
+        )
+    names = _files("occlusion", [column.name for column in occluded.columns])
+    rows = zip(names, occluded.columns, occluded.value, occluded.change, strict=True)
+    for file, column, value, change in rows:
+        embedding = column.kind == "embedding"
+        unit = f" [{column.unit}]" if column.unit else ""
+        yield (
+            file,
+            draw(
+                values=change,
+                edges=occluded.edges,
+                signed=not embedding,
+                title=f"{record}: {column.name}" + ("" if embedding else f" {value:.4g}"),
+                meaning="cosine distance when hidden" if embedding else f"change when hidden{unit}",
+            ),
+        )
+
+
+def _files(kind: str, names: Sequence[str]) -> list[str]:
+    """A file name for each; characters that a file system may not take become _."""
+    if len(names) == 1:
+        return [f"{kind}.png"]
+    plain = [re.sub(r"[^A-Za-z0-9.-]+", "_", name) for name in names]
+    return [
+        f"{kind}_{name}.png" if plain.count(name) == 1 else f"{kind}_{number}_{name}.png"
+        for number, name in enumerate(plain)
+    ]
+
+
+def _write(folder: pathlib.Path, pictures: Iterable[tuple[str, Figure]]) -> list[pathlib.Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    for file, figure in pictures.items():
-        (folder / file).write_bytes(png(figure, f"{figure.get_suptitle()}. {_CREDIT}"))
-    return [folder / file for file in pictures]
+    files = []
+    for name, figure in pictures:
+        files.append(folder / name)
+        files[-1].write_bytes(png(figure, f"{figure.get_suptitle()}. {_CREDIT}"))
+    return files
 
 
 def _over_windows(found: Attention) -> tuple[Float[np.ndarray, "12 W"], Float[np.ndarray, "W+1"]]:
@@ -115,7 +148,3 @@ def _over_windows(found: Attention) -> tuple[Float[np.ndarray, "12 W"], Float[np
         total[:, inside] += window[:, place[inside]]
         count += inside
     return total / np.maximum(count, 1)[None, :], edges
-
-
-def _file(kind: str, name: str, count: int) -> str:
-    return f"{kind}.png" if count == 1 else f"{kind}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.png"

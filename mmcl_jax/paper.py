@@ -75,24 +75,31 @@ def run_all(plan, selected=()) -> dict[str, str]:
         Interrupted: after a signal; what had been done is kept.
     """
     from mmcl_jax.report import write_paper_report
+    from mmcl_jax.train import NonFiniteLoss
 
     plan.prepare_cohort()
     failed: dict[str, str] = {}
     for run in plan.steps(selected):
-        if error := _run(run.path, run.config, run.title):
-            failed[run.name] = error
-            plan.note_failure(run)
+        try:
+            _run(run.path, run.config, run.title)
+        except (ValueError, OSError, NonFiniteLoss) as error:
+            if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
+                raise
+            print(f"    failed: {error}", file=sys.stderr, flush=True)
+            if isinstance(error, NonFiniteLoss) and run.is_candidate:
+                plan.note_divergence(run)
+            else:
+                failed[run.name] = str(error)
     print(f"report: {write_paper_report([plan.folder])}", flush=True)
-    return failed
+    return failed | plan.blocked
 
 
-def _run(path: pathlib.Path, config: Mapping[str, Any], title: str) -> str:
-    """Runs an experiment in its directory; returns why it failed, or nothing."""
+def _run(path: pathlib.Path, config: Mapping[str, Any], title: str) -> None:
+    """Runs what is left of an experiment in its directory."""
     import jax
 
     from mmcl_jax.experiment import Experiment
     from mmcl_jax.run_dir import RunDir
-    from mmcl_jax.train import NonFiniteLoss
 
     directory = RunDir(path)
     started = time.time()
@@ -101,22 +108,16 @@ def _run(path: pathlib.Path, config: Mapping[str, Any], title: str) -> str:
             experiment = Experiment(config, directory)
             if all(experiment.is_done(stage) for stage in experiment.stages):
                 print(f"=== {title}: done", flush=True)
-                return ""
+                return
             print(f"=== {title}", flush=True)
             directory.write_config(config)
             experiment.run_all()
-    except (ValueError, OSError, NonFiniteLoss) as error:
-        if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
-            raise
-        print(f"    failed: {error}", file=sys.stderr, flush=True)
-        return str(error)
     finally:
         # The recordings and programs of this run are of no use to the next.
         experiment = None
         jax.clear_caches()
         gc.collect()
     print(f"    {(time.time() - started) / 60:.1f} min", flush=True)
-    return ""
 
 
 def _define_flags() -> None:

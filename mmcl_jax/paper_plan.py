@@ -17,14 +17,13 @@ import copy
 import dataclasses
 import hashlib
 import json
-import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmcl_jax import default_config, stages
+from mmcl_jax import default_config, paper_choice, stages
 from mmcl_jax.flag_errors import in_one_line
-from mmcl_jax.run_dir import RunDir, differences, write_atomically
+from mmcl_jax.run_dir import RunDir
 
 # What a stage of pre-training does not depend on.
 _MACHINE = ("resident", "cache", "workers", "prepare_workers")
@@ -45,6 +44,11 @@ class Run:
     path: pathlib.Path
     config: Mapping[str, Any]
     taken: Mapping[str, str]
+
+    @property
+    def is_candidate(self) -> bool:
+        """Run for a choice."""
+        return self.name.startswith("choices/")
 
     @property
     def title(self) -> str:
@@ -83,7 +87,8 @@ class Plan:
                 raise ValueError(f"choices.{name} has no values")
         if unknown:
             raise ValueError(f"no run {', '.join(unknown)}; known: {', '.join(config['runs'])}")
-        self._diverged: set[str] = set()
+        self.blocked: dict[str, str] = {}  # why a run cannot be begun, after `steps`
+        self._diverged: set[pathlib.Path] = set()
 
     def prepare_cohort(self) -> None:
         """Prepares the synthetic cohort that all runs share, where no other one is named."""
@@ -93,7 +98,7 @@ class Plan:
         if not self._config["data"]["path"]:
             # As a run alone would do it in its own directory.
             own = {**first, "data": {**first["data"], "path": ""}}
-            Experiment(own, RunDir(self.folder)).cohort  # noqa: B018
+            _ = Experiment(own, RunDir(self.folder)).cohort
 
     def steps(self, selected: Sequence[str] = (), *, dry: bool = False) -> Iterator[Run]:
         """The runs in order. Each must have been run, or have failed, before the next is asked for.
@@ -107,32 +112,40 @@ class Plan:
             raise ValueError(
                 f"no run {', '.join(unknown)}; the configuration has {', '.join(order)}"
             )
+        self.blocked = {}
         known: dict[str, str] = {}  # identity of a stage -> RUN:STAGE
+        candidates: dict[str, list[Run]] = {}
         chosen: dict[str, Any] = {}
         low_data = self._config["low_data"]
         every = [(name, 1.0) for name in order]
         few = [name for name in order if name in low_data["runs"]]
         every += [(name, share) for share in low_data["shares"] for name in few]
         for name, share in every:
+            # The others say what there is to take.
             wanted = not selected or name in selected
             config = self._load(name, (low_data if share < 1 else self._config)["runs"])
-            for choice in self._choices(name):
-                if wanted and choice not in chosen:
-                    yield from self._candidates(choice, known)
-                    chosen[choice] = self._choose(choice, dry)
-                value = chosen.get(choice) or self._choose(choice, True)
-                _set(config, self._config["choices"][choice], value)
+            place = name if share == 1 else f"{name}-{100 * share:g}pct"
+            try:
+                for choice in self._choices(name):
+                    if choice not in candidates:
+                        candidates[choice] = list(self._candidates(choice, known))
+                    if wanted and choice not in chosen:
+                        yield from self._to_run(choice, candidates[choice])
+                        chosen[choice] = self._choose(choice, dry)
+                    value = chosen[choice] if wanted else self._choose(choice, dry=True)
+                    paper_choice.put(config, self._config["choices"][choice], value)
+            except paper_choice.NotMade as error:
+                self.blocked[place] = str(error)
+                continue
             for group in _fine_tuning(config):
                 config["stages"][group]["fraction"] = share
-            place = name if share == 1 else f"{name}-{100 * share:g}pct"
             run = self._share(place, config, known)
-            # The others say what there is to take.
             if wanted:
                 yield run
 
-    def note_failure(self, run: Run) -> None:
-        """A candidate of a choice whose loss was no number is not chosen."""
-        self._diverged.add(run.name)
+    def note_divergence(self, run: Run) -> None:
+        """The loss of a run was no number; a choice then leaves it out."""
+        self._diverged.add(run.path)
 
     def describe(self) -> str:
         """The plan as text."""
@@ -141,10 +154,9 @@ class Plan:
             done = [RunDir(run.path).done(stage.name) for stage in stages.expand(run.config)]
             state = f"{sum(x is not None for x in done)} of {len(done)} stages done"
             lines.append(f"{run.title}: {state}")
-        for name in self._config["choices"]:
-            file = self._choice_file(name)
-            value = json.loads(file.read_text())["chosen"] if file.is_file() else "not made yet"
-            lines.append(f"choice {name}: {value}")
+        for name, settings in self._config["choices"].items():
+            value = paper_choice.made(self.folder / "choices" / name, settings)
+            lines.append(f"choice {name}: {'not made yet' if value is None else value}")
         return "\n".join(lines)
 
     # --- configurations ------------------------------------------------------------------------
@@ -201,47 +213,27 @@ class Plan:
         settings = self._config["choices"][choice]
         for value in settings["values"]:
             config = self._load(settings["runs"][0], self._config["runs"])
-            _set(config, settings, value)
+            paper_choice.put(config, settings, value)
             # Up to the stage, and what is computed from it.
             end = config["order"].index(settings["stage"])
             before, after = config["order"][: end + 1], config["order"][end + 1 :]
             config["order"] = before + [name for name in after if not _trains(config, name)]
             yield self._share(f"choices/{choice}/{value:g}", config, known)
 
-    def _choose(self, choice: str, dry: bool) -> Any:
-        """The best value; it is written down, and stays."""
+    def _to_run(self, choice: str, candidates: Sequence[Run]) -> list[Run]:
+        """All of them, or the chosen one once the choice is made."""
         settings = self._config["choices"][choice]
-        file = self._choice_file(choice)
-        asked = {name: settings[name] for name in ("stage", "field", "values")}
-        if file.is_file():
-            made = json.loads(file.read_text())
-            if lines := differences(made["among"], asked):
-                raise ValueError(
-                    f"{file} was made among others: {'; '.join(lines)}. Delete it to choose anew"
-                )
-            return made["chosen"]
-        if dry:
-            return settings["values"][0]
-        found = {}
-        for value in settings["values"]:
-            name = f"choices/{choice}/{value:g}"
-            done = RunDir(self.folder / name).done(settings["stage"])
-            if done is None and name not in self._diverged:
-                raise ValueError(f"{self.folder / name}: stage {settings['stage']} is not done")
-            found[f"{value:g}"] = None if done is None else done["best"]
-            metric = done["select"] if done else ""
-        sign = -1 if metric.endswith("loss") else 1
-        best = {k: sign * v for k, v in found.items() if v is not None and math.isfinite(v)}
-        if not best:
-            raise ValueError(f"choice {choice}: none of {settings['values']} could be trained")
-        chosen = settings["values"][list(found).index(max(best, key=best.get))]
-        text = json.dumps({"chosen": chosen, "select": metric, "found": found, "among": asked})
-        write_atomically(file, text + "\n")
-        print(f"=== choice {choice}: {settings['field']} {chosen:g} ({metric} {found})", flush=True)
-        return chosen
+        value = paper_choice.made(self.folder / "choices" / choice, settings)
+        pairs = zip(settings["values"], candidates, strict=True)
+        return [run for other, run in pairs if value is None or other == value]
 
-    def _choice_file(self, choice: str) -> pathlib.Path:
-        return self.folder / "choices" / choice / "choice.json"
+    def _choose(self, choice: str, dry: bool) -> Any:
+        """The value that was chosen, or is now; the first one where nothing is run."""
+        settings, folder = self._config["choices"][choice], self.folder / "choices" / choice
+        value = paper_choice.made(folder, settings)
+        if value is None and dry:
+            return settings["values"][0]
+        return paper_choice.make(folder, settings, self._diverged) if value is None else value
 
 
 def _trains(config: Mapping[str, Any], name: str) -> bool:
@@ -279,19 +271,6 @@ def _without(config: Mapping[str, Any], taken: Mapping[str, str]) -> dict[str, A
         if "init" in stage:
             stage["init"] = {tower: taken.get(at, at) for tower, at in stage["init"].items()}
     return {**config, "stages": {name: config["stages"][name] for name in config["order"]}}
-
-
-def _set(config: dict[str, Any], choice: Mapping[str, Any], value: Any) -> None:
-    place = config["stages"][choice["stage"]]
-    *path, last = choice["field"].split(".")
-    for name in path:
-        place = place[name]
-    if last not in place:
-        raise ValueError(
-            f"choice of {choice['field']}: stage {choice['stage']} has no such field; it has "
-            f"{', '.join(place)}"
-        )
-    place[last] = value
 
 
 def _lists_as_tuples(value: Any) -> Any:

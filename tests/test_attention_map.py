@@ -9,7 +9,7 @@ from scipy.special import erf
 
 from mmcl_jax import interpret_ecg
 from mmcl_jax.attention_map import rollout
-from mmcl_jax.interpret_figures import _over_windows
+from mmcl_jax.interpret_figures import _files, _over_windows
 from mmcl_jax.models import vit
 
 WIDTH, DEPTH, HEADS, COLUMNS = 8, 2, 2, 4
@@ -109,3 +109,10 @@ def test_windows_that_overlap_are_averaged_over_time():
     values, edges = _over_windows(found)
     np.testing.assert_allclose(edges, [0, 0.2, 0.3, 0.4, 0.5, 0.7])
     np.testing.assert_allclose(values[4], [1, 1, 2, 3, 3])
+
+
+def test_every_map_has_a_file_of_its_own():
+    assert _files("occlusion", ["LVEDV_mL"]) == ["occlusion.png"]
+    assert _files("occlusion", ["a/b_mL", "rhythm: AF", "a b_mL"]) == [
+        "occlusion_0_a_b_mL.png", "occlusion_rhythm_AF.png", "occlusion_2_a_b_mL.png",
+    ]  # fmt: skip

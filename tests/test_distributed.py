@@ -169,9 +169,10 @@ def test_when_one_process_dies_the_others_end_within_a_minute(tmp_path, how):
     second.send_signal(signal.SIGKILL)
     begun = time.monotonic()
     _, errors = first.communicate(timeout=60)
-    print(f"{time.monotonic() - begun:.1f} s: {errors}")
+    assert time.monotonic() - begun < 60
     assert first.returncode != 0
-    assert "lost contact with another one" in errors or "task:1" in errors
+    # Ours, or that of the runtime, which names the process that is gone.
+    assert "Task 1 heartbeat timeout" in errors or "tasks are unhealthy" in errors
 
 
 CHECKING = """

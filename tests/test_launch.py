@@ -67,12 +67,21 @@ def launch(script: str, environment: dict, *flags: str, **options) -> subprocess
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("script", ["one_gpu.sh", "multi_gpu.sh", "slurm_sweep.sh"])
-def test_their_flags_are_known(script, machine):
-    changes = {"FAKE_TASKS": "1", "SLURM_ARRAY_TASK_ID": "2"}
-    done = launch(script, machine | changes, "--stages=none", "--compile_cache=")
+def flags_are_known(script: str, machine: dict) -> None:
+    done = launch(script, machine, "--stages=none", "--compile_cache=")
     assert "error: no stage none; the configuration has mdm, image, mmcl, finetune" in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("script", ["one_gpu.sh", "multi_gpu.sh"])
+def test_one_machine(script, machine):
+    flags_are_known(script, machine)
+
+
+def test_a_job_for_each_target(machine):
+    changes = {"FAKE_TASKS": "1", "SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_JOB_ID": "12"}
+    flags_are_known("slurm_sweep.sh", machine | changes)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +98,7 @@ def tiny_flags(cohort, cache) -> list[str]:
         "models.ecg_encoder.width=16", "models.ecg_encoder.heads=2", "models.ecg_encoder.depth=1",
         "models.ecg_encoder.samples=1000", "stages.finetune.ecg_view.length=1000",
         "stages.finetune.init.ecg_encoder=", "stages.finetune.targets=('CAD',)",
-        "stages.finetune.seeds=(0,)", "stages.finetune.batch_size=8", "stages.finetune.epochs=10",
+        "stages.finetune.seeds=(0,)", "stages.finetune.batch_size=8", "stages.finetune.epochs=5",
         "stages.finetune.optimizer.warmup_epochs=1", "stages.finetune.patience=-1",
         # No multiple of the devices.
         "stages.evaluate.batch_size=7", "stages.evaluate.resamples=20", f"data.path={cohort}",
@@ -144,20 +153,31 @@ def test_slurm_stops_continues_and_evaluates_as_one_process_does(machine, cohort
             assert float(ours[name] or 0) == pytest.approx(float(theirs[name] or 0), abs=1e-6)
 
 
-def test_pods_find_each_other(machine, tmp_path):
-    documents = list(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
-    service, job = documents
+@pytest.fixture(scope="module")
+def pods():
+    """Service, job, pod, its container, and what that has in its environment."""
+    service, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     given = {entry["name"]: entry["value"] for entry in container["env"]}
+    return service, job, pod, container, given
+
+
+def test_names_and_numbers_of_pods(pods):
+    service, job, pod, _, given = pods
     host, port = given["COORDINATOR"].split(":")
     assert host == f"{job['metadata']['name']}-0.{pod['subdomain']}"
     assert port.isdigit()
     assert service["metadata"]["name"] == pod["subdomain"]
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     assert int(given["PROCESSES"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
+
+
+@pytest.mark.nightly
+def test_pods_find_each_other(machine, pods, tmp_path):
+    *_, container, given = pods
     here = {"COORDINATOR": f"localhost:{free_port()}", "WORKDIR": str(tmp_path / "run")}
-    pods = [
+    started = [
         subprocess.Popen(
             [*container["command"], "--stages=none", "--compile_cache="], cwd=ROOT, text=True,
             env=machine | given | here | {"JOB_COMPLETION_INDEX": str(number)},
@@ -165,7 +185,7 @@ def test_pods_find_each_other(machine, tmp_path):
         )
         for number in range(2)
     ]  # fmt: skip
-    found = [pod.communicate(timeout=300) for pod in pods]
+    found = [process.communicate(timeout=300) for process in started]
     assert "cpu x 4, 2 processes" in found[0][0]
     assert [errors.count("no stage none") for _, errors in found] == [1, 1]
 

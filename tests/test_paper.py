@@ -127,7 +127,9 @@ def test_a_choice_is_made_once_and_its_stage_is_shared(config, configs, tmp_path
     assert made["chosen"] == 1e-3
     assert made["found"] == {"0.0001": 0.3, "0.001": 0.2}
     # It stays, whatever the runs say later.
-    for run in plan.steps():
+    again = list(plan.steps())
+    assert [run.name for run in again if run.is_candidate] == ["choices/mae/0.001"]
+    for run in again:
         fill(run, best=0.0)
     assert json.loads(choice.read_text()) == made
     config["choices"]["mae"]["values"] = [1e-4, 3e-4]
@@ -139,12 +141,35 @@ def test_a_value_that_diverges_is_not_chosen(config, configs, tmp_path):
     plan = Plan(config, configs, tmp_path)
     for run in plan.steps():
         if run.name == "choices/mae/0.001":
-            plan.note_failure(run)
+            plan.note_divergence(run)
         else:
             fill(run, best=0.5)
     made = json.loads((tmp_path / "choices" / "mae" / "choice.json").read_text())
     assert made["chosen"] == 1e-4
     assert made["found"]["0.001"] is None
+
+
+def test_a_choice_waits_for_every_value(config, configs, tmp_path):
+    plan = Plan(config, configs, tmp_path)
+    names = []
+    for run in plan.steps():
+        names.append(run.name)
+        if run.name != "choices/mae/0.0001":
+            fill(run, best=0.5)
+    assert names == ["supervised", "choices/mae/0.0001", "choices/mae/0.001"]
+    assert list(plan.blocked) == ["mae", "mae-50pct"]
+    assert "choice.json needs stage mdm of" in plan.blocked["mae"]
+    assert not (tmp_path / "choices" / "mae" / "choice.json").exists()
+
+
+def test_a_part_of_the_runs_finds_the_same_places(config, configs, tmp_path):
+    config["runs"]["again"] = run_of("tiny_methods.py:mae")
+    config["order"].append("again")
+    config["choices"]["mae"]["runs"].append("again")
+    every = {run.name: run for run in Plan(config, configs, tmp_path).steps(dry=True)}
+    part = {run.name: run for run in Plan(config, configs, tmp_path).steps(["again"], dry=True)}
+    assert list(part) == ["choices/mae/0.0001", "choices/mae/0.001", "again"]
+    assert all(every[name] == run for name, run in part.items())
 
 
 def test_equal_stages_are_trained_once_and_others_are_not(config, configs, tmp_path):

@@ -59,7 +59,7 @@ def run(name: str, options: Options) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """What was counted as text, and what follows for the links."""
-    header = ("program", "devices", "per device", "collectives", "MB", "MB sent")
+    header = ("program", "devices", "per device", "collectives", "MB", "MB sent", "MB held")
     lines = [
         (
             f"{row['step']} {row['parameters']}",
@@ -68,6 +68,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             sum(kind["count"] for kind in row["collectives"].values()),
             f"{sum(kind['bytes'] for kind in row['collectives'].values()) / 1e6:,.2f}",
             f"{row['sent_bytes'] / 1e6:,.2f}",
+            f"{row['held_bytes'] / 1e6:,.1f}",
         )
         for row in rows
     ]
@@ -80,8 +81,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     note = (
-        "per device and step; sent: by ring algorithms\n\npredicted efficiency in %, with nothing "
-        f"of the communication hidden, computing at {100 * UTILISATION:.0f} % of the peak"
+        "per device and step; sent: by ring algorithms; held: state and batch\n\npredicted "
+        "efficiency in %, with nothing of the communication hidden, computing at "
+        f"{100 * UTILISATION:.0f} % of the peak"
     )
     predicted = tables.text(("program", "devices", *LINKS), shares)
     return "\n".join([tables.text(header, lines), note, predicted])
@@ -143,12 +145,17 @@ def _size(text: str) -> int:
 
 
 def _group_size(line: str) -> int:
-    """Devices that take part together, from `{{0,1},{2,3}}` or `[groups,size]<=[devices]`."""
+    """Devices that take part together, in each of the ways that XLA writes them."""
+    if found := re.search(r"replica_groups=mesh\[([^]]*)\] \{([^}]*)\}", line):
+        sizes = dict(axis.split("=") for axis in found[1].split(","))
+        return math.prod(int(sizes[axis.strip()]) for axis in found[2].split(","))
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(found[1])
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return found[1].count(",") + 1
-    return 2  # a permutation names pairs
+    if "source_target_pairs=" in line:
+        return 2
+    raise ValueError(f"a collective without the devices that take part: {line.strip()[:200]}")
 
 
 def _in_fresh_process(
@@ -196,6 +203,7 @@ def _compiled(step: str, parameters: str, per_device: int, size: str) -> dict[st
         "devices": devices,
         "per_device": per_device,
         "collectives": collectives,
+        "held_bytes": compiled.memory_analysis().argument_size_in_bytes,
         "sent_bytes": sum(kind["sent"] for kind in collectives.values()),
         "flops": flops,
         "efficiency": {
