@@ -115,6 +115,7 @@ class Plan:
         self.blocked = {}
         known: dict[str, str] = {}  # identity of a stage -> RUN:STAGE
         candidates: dict[str, list[Run]] = {}
+        tried: set[str] = set()
         chosen: dict[str, Any] = {}
         low_data = self._config["low_data"]
         every = [(name, 1.0) for name in order]
@@ -129,8 +130,10 @@ class Plan:
                 for choice in self._choices(name):
                     if choice not in candidates:
                         candidates[choice] = list(self._candidates(choice, known))
-                    if wanted and choice not in chosen:
+                    if wanted and choice not in tried:
+                        tried.add(choice)
                         yield from self._to_run(choice, candidates[choice])
+                    if wanted and choice not in chosen:
                         chosen[choice] = self._choose(choice, dry)
                     value = chosen[choice] if wanted else self._choose(choice, dry=True)
                     paper_choice.put(config, self._config["choices"][choice], value)

@@ -60,11 +60,11 @@ def initialise(
 
 
 def train_step(
-    recipe: Recipe, gather: Callable[[Any], Any] = lambda params: params
+    recipe: Recipe, gather: Callable[[Any], Any] = lambda tree: tree
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
     """The step `(state, batch, root_key, hyper, resident) -> (state, metrics)`, not compiled.
 
-    `gather` makes whole parameters of those in `state`, where each device has a part of them.
+    `gather` makes whole arrays of those in `state`, where each device has a part of them.
 
     Every random draw is a function of (root_key, state.step), so a run that continues from a
     checkpoint draws what the uninterrupted run would have drawn. The parts of a batch
@@ -78,7 +78,7 @@ def train_step(
         batch = recipe.views(streams.pop("views"), _complete(batch, resident), train=True)
 
         def loss_of(params, extra, batch, streams):
-            variables = {"params": optim.hold(gather(params), recipe.frozen), **extra}
+            variables = {"params": optim.hold(gather(params), recipe.frozen), **gather(extra)}
             (loss, metrics), extra = objective.apply(
                 variables, batch, train=True, rngs=streams, mutable=list(extra)
             )
@@ -113,8 +113,8 @@ def make_train_step(
     """
     if placed is None:
         return jax.jit(train_step(recipe), donate_argnums=0)
-    whole = jax.tree.map(lambda at: NamedSharding(at.mesh, PartitionSpec()), placed.params)
-    step = train_step(recipe, lambda params: jax.lax.with_sharding_constraint(params, whole))
+    whole = NamedSharding(placed.step.mesh, PartitionSpec())
+    step = train_step(recipe, lambda tree: jax.lax.with_sharding_constraint(tree, whole))
     return jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
 
 

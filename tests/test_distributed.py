@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -154,25 +155,28 @@ with distributed.ending_together():
     shared = distributed.SharedNumber(make_mesh())
     while how == "computing":
         shared(0, wait=True)
+    if how == "failing" and process == "1":
+        sys.exit("error: a file of process 1")
     distributed.barrier("never") if process == "0" else time.sleep(1000)
 """
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("how", ["computing", "waiting"])
+@pytest.mark.parametrize("how", ["computing", "waiting", "failing"])
 def test_when_one_process_dies_the_others_end_within_a_minute(tmp_path, how):
     script = tmp_path / "waiting.py"
     script.write_text(WAITING)
     first, second = start_processes(script, 2, "-", how)
     for process in (first, second):
         assert any("here" in line for line in process.stderr)
-    second.send_signal(signal.SIGKILL)
+    if how != "failing":
+        second.send_signal(signal.SIGKILL)
     begun = time.monotonic()
     _, errors = first.communicate(timeout=60)
     assert time.monotonic() - begun < 60
     assert first.returncode != 0
-    # Ours, or that of the runtime, which names the process that is gone.
-    assert "Task 1 heartbeat timeout" in errors or "tasks are unhealthy" in errors
+    # Ours, or those of the runtime, which name the process that is gone.
+    assert re.search(r"Task 1 heartbeat timeout|tasks are unhealthy|task:1|Task: 1", errors), errors
 
 
 CHECKING = """

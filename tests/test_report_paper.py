@@ -182,6 +182,9 @@ def test_page_is_whole_escaped_and_asks_for_nothing(study, page):
     assert not re.search(r"https?://|url\(|@import", page)
     assert "own&lt;b&gt;idea&lt;/b&gt; (in no table of the paper)" in page
     assert "they say nothing about patients" in page
+    label, _ = _truth(study / "ours", "CAD", 0)
+    assert f"CAD 140 ({label.sum():.0f} with the disease)" in page
+    assert "Err 124 to 125 (17 labels)" in page or "Err 124 (17 labels)" in page
     assert "Research use only, not for clinical use." in page
     names = {a["href"] for t, a in reader.tags if t == "a" and a["href"][0] != "#"}
     assert names == {file.name for file in (study / "report").iterdir()} - {"index.html"}
@@ -253,7 +256,8 @@ def test_runs_that_do_not_belong_together_are_refused(study, tmp_path):
     for seed in (0, 1, 2):
         file = file.with_name(f"finetune__CAD__{seed}.npz")
         record = np.array([f"x{i}" for i in range(150)])
-        np.savez(file, **(dict(np.load(file)) | {"record": record}))
+        changes = {"record": record, "label": arrays["label"]}
+        np.savez(file, **(dict(np.load(file)) | changes))
     with pytest.raises(ValueError, match="no test record in common"):
         Results(find_runs([tmp_path]))
     (tmp_path / "c" / "config.json").write_text("{}")

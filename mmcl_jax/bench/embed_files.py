@@ -7,6 +7,7 @@ as the slower of the two.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import pathlib
 import tempfile
@@ -95,12 +96,15 @@ def _program(options: Options):
     from mmcl_jax.data.ecg import EcgSettings
     from mmcl_jax.inference import Program, embed_batch
     from mmcl_jax.inference_models import Group, Trained
+    from mmcl_jax.sharding import make_mesh
     from mmcl_jax.stages import Stage
 
     step = steps.build("embed", 8, options.dtype, options.size)
     params = {"ecg_encoder": jax.device_get(step.arguments()[0])}
+    # The other steps run on one device.
+    views = dataclasses.replace(step.views, mesh=make_mesh())
     trained = Trained(
-        Stage("embed", "bench", {}, 0), "", step.objective, step.views, params, {}, (), {},
+        Stage("embed", "bench", {}, 0), "", step.objective, views, params, {}, (), {},
         EcgSettings().as_dict(),
     )  # fmt: skip
     return Program([Group((trained,), ())], embed_batch, crops=1)

@@ -147,7 +147,8 @@ def _low_data_panel(results: Results, target: str) -> drawings.LowDataPanel | No
     if not curves:
         return None
     texts = {share: " to ".join(_ends(found)) for share, found in records.items()}
-    return drawings.LowDataPanel(target, curves, texts)
+    tested = " to ".join(_ends({n for key in keys for n in results.n(key, target)}))
+    return drawings.LowDataPanel(f"{target} ({tested} test records)", curves, texts)
 
 
 def _interval(value: Value) -> tuple[float, float]:

@@ -124,6 +124,11 @@ class Results:
         found = [self.scores(key, label) for label in GROUP_MEMBERS.get(target, (target,))]
         return [len(scores.truth) for scores in found if scores]
 
+    def positives(self, key: Key, target: str) -> list[int]:
+        """Test records with label 1 of a label with classes."""
+        scores = self.scores(key, target)
+        return [] if scores is None or scores.kind == "regression" else [int(scores.truth.sum())]
+
     @property
     def fine_tuned(self) -> list[Key]:
         return [key for key in self.keys if key.protocol == FINE_TUNED]

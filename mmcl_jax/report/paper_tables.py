@@ -38,10 +38,14 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class FilledTable:
-    """A table of the paper with our numbers: cells by row and column."""
+    """A table of the paper with our numbers: cells by row and column.
+
+    `counts` says how many test records are behind each column.
+    """
 
     layout: PaperTable
     cells: tuple[tuple[Cell, ...], ...]
+    counts: tuple[str, ...]
 
     @property
     def is_empty(self) -> bool:
@@ -52,17 +56,22 @@ class FilledTable:
 def fill(layout: PaperTable, results: Results) -> FilledTable:
     """The table with what the runs hold, all labels of the training set used."""
     known = published()
-    columns = []
+    columns, described = [], []
     for target in layout.targets:
         keys = [Key(row.method) for row in layout.rows]
         values = [results.value(key, target, layout.metric) for key in keys]
         counts = [tuple(results.n(key, target)) for key in keys]
+        positives = [n for key in keys for n in results.positives(key, target)]
+        if n := [n for count in counts for n in count]:
+            labels = len(GROUP_MEMBERS.get(target, ()))
+            more = f"{labels} labels" if labels else f"{_range(positives)} with the disease"
+            described.append(f"{target} {_range(n)} ({more})")
         ours = [None if value is None else _printed(value, layout.metric) for value in values]
         theirs = [known.get((layout.number, row.method, target)) for row in layout.rows]
         theirs = [None if pair is None else Number(*pair) for pair in theirs]
         ours, theirs = _ranked(ours, layout.rows), _ranked(theirs, layout.rows)
         columns.append([Cell(*parts) for parts in zip(ours, theirs, values, counts, strict=True)])
-    return FilledTable(layout, tuple(zip(*columns, strict=True)))
+    return FilledTable(layout, tuple(zip(*columns, strict=True)), tuple(described))
 
 
 def table_html(table: FilledTable) -> Html:
@@ -140,18 +149,14 @@ def caption(table: FilledTable) -> str:
     """Metric, unit, spread, marks and counts."""
     layout = table.layout
     what = "AUROC in per cent" if layout.metric == "auroc" else "Pearson's r, mean over phenotypes"
-    counts = []
-    for target, cells in zip(layout.targets, zip(*table.cells, strict=True), strict=True):
-        n = [count for cell in cells for count in cell.n]
-        if n:
-            labels = len(GROUP_MEMBERS.get(target, ()))
-            counts.append(f"{target} {_range(n)}" + (f" ({labels} labels)" if labels else ""))
     text = (
         f"{what}: mean ± sample standard deviation over training seeds. Best in bold, second best "
         "underlined, for ours and for the paper. Paper: Turgut et al., arXiv 2308.05764v1, "
         f"Table {layout.number}, UK Biobank"
     )
-    return f"{text}. Test records of ours: {', '.join(counts)}." if counts else f"{text}."
+    return (
+        f"{text}. Test records of ours: {', '.join(table.counts)}." if table.counts else f"{text}."
+    )
 
 
 def text_of(number: Number | None) -> str:
