@@ -85,14 +85,14 @@ def _targets(name: str) -> tuple[str, ...]:
 
 
 def _shrink(config: ConfigDict) -> None:
-    config.data.synthetic.update({"subjects": 1000, "prevalence": "demo", "phenotyped": 1.0})
+    config.data.synthetic.update({"subjects": 800, "prevalence": "demo", "phenotyped": 1.0})
     for name in set(LOW_DATA) - {"supervised", "mae", "mmcl"}:
         del config.low_data.runs[name]
     with config.ignore_type():
         config.low_data.shares = (0.1,)
         config.choices.mmcl.values = (3e-4, 1e-3)
     for run in config.low_data.runs.values():
-        # 10 % of the smallest balanced set are about 28 records.
+        # 10 % of the smallest balanced set are about 23 records.
         run.changes.stages.finetune.batch_size = 8
     del config.choices.mmcl_wo_mdm
     config.probe.labels = (*DISEASES, "LV")

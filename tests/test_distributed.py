@@ -102,6 +102,10 @@ def two_by_four(folder: pathlib.Path, names) -> dict:
 
 
 def assert_same(found: dict, expected: dict) -> None:
+    losses = np.divide(found["losses"], expected["losses"]) - 1
+    metrics = [abs(found["metrics"][k] - value) for k, value in expected["metrics"].items()]
+    # For docs/scaling.md: pytest -m nightly -rP
+    print(f"losses differ by {np.abs(losses).max():.0e}, metrics by {max(metrics):.0e}")
     np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
     assert found["metrics"].keys() == expected["metrics"].keys()
     for name, value in expected["metrics"].items():

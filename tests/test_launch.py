@@ -112,7 +112,14 @@ def results(file: pathlib.Path) -> list[dict]:
         return list(csv.DictReader(rows))
 
 
-@pytest.mark.slow
+def test_tasks_find_each_other(machine):
+    done = launch("slurm.sh", machine, "--stages=none", "--compile_cache=")
+    assert done.returncode == 1
+    assert "cpu x 4, 2 processes" in done.stdout
+    assert done.stderr.count("error: no stage none") == 2
+
+
+@pytest.mark.nightly
 def test_slurm_stops_continues_and_evaluates_as_one_process_does(machine, cohort, tmp_path):
     flags, run = tiny_flags(cohort, tmp_path / "cache"), tmp_path / "run"
     script = subprocess.Popen(

@@ -1,5 +1,7 @@
 """Tiny towers, views and a batch of every field, shared by tests."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -67,4 +69,4 @@ def batch(size: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 def clean(views: Views, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """The batch as an objective sees it in evaluation."""
-    return views(jax.random.key(0), jax.tree.map(jax.numpy.asarray, rows), train=False)
+    return jax.jit(functools.partial(views, train=False))(jax.random.key(0), rows)

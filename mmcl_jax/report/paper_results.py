@@ -82,7 +82,8 @@ class Results:
                     "expected the name of the method, such as 'mmcl' or 'supervised'"
                 )
         self.runs = used(every)
-        self.unused = [run for run in every if run not in self.runs]
+        counted = {run.path for run in self.runs}
+        self.unused = [run for run in every if run.path not in counted]
         self._members: dict[tuple[Key, str], list[tuple[Run, Predictions]]] = {}
         for run in self.runs:
             for key, predictions in models(run):

@@ -154,9 +154,9 @@ def caption(table: FilledTable) -> str:
         "underlined, for ours and for the paper. Paper: Turgut et al., arXiv 2308.05764v1, "
         f"Table {layout.number}, UK Biobank"
     )
-    return (
-        f"{text}. Test records of ours: {', '.join(table.counts)}." if table.counts else f"{text}."
-    )
+    if table.counts:
+        text += f". Test records of ours: {', '.join(table.counts)}"
+    return f"{text}."
 
 
 def text_of(number: Number | None) -> str:

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,13 +80,15 @@ def test_scale_of_a_projection_does_not_matter_but_pairing_does(numbers):
 
 
 def test_upsampled_map_keeps_the_mean_place_and_is_divided():
-    batch = None
-    maps = {}
+    variables, maps = None, {}
     for upsampling, divisor in ((1, 1.0), (2, 0.5)):
         objective, views = tiny.objective("clip", map_upsampling=upsampling, map_divisor=divisor)
-        batch = tiny.clean(views, tiny.batch(2)) if batch is None else batch
-        variables = objective.init(jax.random.key(0), batch, train=False)
-        maps[upsampling] = objective.apply(variables, batch, method="local_similarity")
+        if variables is None:  # The parameters are the same.
+            batch = tiny.clean(views, tiny.batch(2))
+            init = jax.jit(objective.init, static_argnames="train")
+            variables = init(jax.random.key(0), batch, train=False)
+        look = functools.partial(objective.apply, method="local_similarity")
+        maps[upsampling] = jax.jit(look)(variables, batch)
     assert maps[1]["cmr"].shape == (2, 2, 2)
     assert maps[2]["cmr"].shape == (2, 4, 4)
     # A corner of the enlarged map is the corner of the map itself.

@@ -1,5 +1,7 @@
 """One pass over clean views gives what the loss and `predict` give one after the other."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -20,8 +22,9 @@ def test_evaluation_in_parts_equals_loss_and_predict(name):
 
     seen = tiny.clean(views, rows)
     variables = {"params": params, **extra}
-    loss, others = objective.apply(variables, seen, train=False)
-    predicted = objective.apply(variables, seen, method="predict")
+    compare = functools.partial(objective.apply, train=False)
+    loss, others = jax.jit(compare)(variables, seen)
+    predicted = jax.jit(functools.partial(objective.apply, method="predict"))(variables, seen)
     assert metrics.keys() == {"loss", *others}
     for label, value in {"loss": loss, **others}.items():
         np.testing.assert_allclose(metrics[label], value, rtol=1e-5)

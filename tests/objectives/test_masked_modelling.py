@@ -67,7 +67,8 @@ def test_unknown_rounding_is_an_error():
 def test_validation_masks_belong_to_the_record():
     objective, views = tiny.objective("masked_modelling")
     batch = tiny.clean(views, tiny.batch(4))
-    variables = objective.init(jax.random.key(0), batch, train=False)
+    init = jax.jit(objective.init, static_argnames="train")
+    variables = init(jax.random.key(0), batch, train=False)
     predict = jax.jit(lambda rows: objective.apply(variables, rows, method="predict"))
     once = predict(batch)["correlation"]
     order = np.array([2, 0, 3, 1])
