@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import pathlib
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -62,6 +63,9 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         "shutdown_timeout_seconds": _SHUTDOWN,
     }
     given = _given(coordinator, processes, process)
+    if process > 0:
+        # JAX would abort with a stack trace.
+        _reach(coordinator)
     try:
         jax.distributed.initialize(**given, **timeouts)
     except (RuntimeError, ValueError) as error:
@@ -231,6 +235,23 @@ def _given(coordinator: str, processes: int, process: int) -> dict[str, Any]:
         "process_id": process,
         "cluster_detection_method": "deactivate",
     }
+
+
+def _reach(coordinator: str) -> None:
+    """Returns when process 0 listens. Raises OSError where it does not in time."""
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + _CONNECT
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise OSError(
+                    f"nothing answers at --coordinator {coordinator} ({error}). Start process 0 "
+                    f"there within {_CONNECT} s, and let the others reach that port"
+                ) from error
+        time.sleep(0.5)
 
 
 def _has_peers(environment: Mapping[str, str]) -> bool:
