@@ -5,7 +5,7 @@
     python -m mmcl_jax.paper --config=configs/paper.py --workdir=runs/paper --plan
 
 Without `data.path` the cohort is the synthetic one. `--runs=mae,mmcl` does some of the methods.
-What runs share is trained once: see mmcl_jax/paper_plan.py and docs/protocol.md.
+What runs share is trained once: see mmcl_jax/paper/plan.py and docs/protocol.md.
 
 Arguments, combined with a comma:
 

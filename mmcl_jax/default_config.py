@@ -12,8 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmcl_jax.data.cmr import CmrSettings
-from mmcl_jax.data.ecg import EcgSettings
+from mmcl_jax.data.images.cmr import CmrSettings
+from mmcl_jax.data.signals.ecg import EcgSettings
 
 
 def experiment(name: str) -> ConfigDict:
@@ -91,7 +91,7 @@ def stage(objective: str, **fields: Any) -> ConfigDict:
             # What is predicted (labels or groups), once per seed; nothing for pre-training.
             "targets": (),
             "seeds": (),
-            # A grid of settings, searched for each target (see mmcl_jax/sweep_grid.py).
+            # A grid of settings, searched for each target (see mmcl_jax/sweep/grid.py).
             "sweep": {},
             # Modalities that a record must have.
             "fields": ("ecg",),

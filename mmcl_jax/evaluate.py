@@ -15,12 +15,12 @@ from mmcl_jax import distributed, tabular
 from mmcl_jax.augment.views import Views
 from mmcl_jax.data import pipeline
 from mmcl_jax.experiment import Experiment, Model
-from mmcl_jax.metrics import retrieval_results
 from mmcl_jax.predictions import gather, metric_rows, result_rows, save, to_csv
 from mmcl_jax.run_dir import write_atomically
 from mmcl_jax.sharding import make_mesh, replicate, shard_batch, to_host
 from mmcl_jax.stages import Stage, target_labels
 from mmcl_jax.state import make_predict_step
+from mmcl_jax.statistics.metrics import retrieval_results
 
 RETRIEVAL = "ECG-CMR"
 

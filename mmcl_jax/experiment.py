@@ -17,19 +17,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmcl_jax import checkpoints, distributed, objectives, ported, stages, sweep, tabular
+from mmcl_jax import checkpoints, distributed, objectives, stages, tabular
 from mmcl_jax.augment.views import Views
 from mmcl_jax.data import finite, pipeline
-from mmcl_jax.data import labels as label_lists
 from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort, write
-from mmcl_jax.data.labels import Label
 from mmcl_jax.data.resident import Recordings
-from mmcl_jax.data.shuffled_labels import shuffle_labels
 from mmcl_jax.data.sources.synthetic import Synthetic
+from mmcl_jax.data.targets import labels as label_lists
+from mmcl_jax.data.targets.labels import Label
+from mmcl_jax.data.targets.shuffled_labels import shuffle_labels
+from mmcl_jax.port import ported
 from mmcl_jax.retry import say
 from mmcl_jax.run_dir import RunDir, differences, write_atomically
 from mmcl_jax.stages import Stage
 from mmcl_jax.state import State, initialise
+from mmcl_jax.sweep import search
 from mmcl_jax.train import train
 from mmcl_jax.transplant import transplant
 
@@ -109,7 +111,7 @@ class Experiment:
                 f"{'; '.join(lines)}. Use a new --workdir"
             )
         # matplotlib costs a second; a finished run need not wait for it.
-        from mmcl_jax.cohort_figures import PREVIEW, write_preview
+        from mmcl_jax.data.preparing.cohort_figures import PREVIEW, write_preview
 
         if not (path / PREVIEW).is_file():
             print(f"preview: {write_preview(path)}", flush=True)
@@ -260,7 +262,7 @@ class Experiment:
         self._write_settings(stage)
         peers = [s for s in self.stages if (s.group, s.target) == (stage.group, stage.target)]
         settings = {k: v for k, v in self._settings(stage).items() if k != "seed"}
-        return sweep.run(self, stage, [peer.seed for peer in peers], settings)
+        return search.run(self, stage, [peer.seed for peer in peers], settings)
 
     def initial(
         self, stage: Stage, objective: objectives.Objective, views: Views, example: Mapping

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command. Returns its exit code."""
     # Not above: worker processes import this module too.
-    from mmcl_jax.inference_command import main
+    from mmcl_jax.inference.command import main
 
     return main("predict", __doc__, lambda run: run.predictor, arguments)
 

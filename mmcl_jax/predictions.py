@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from mmcl_jax.bootstrap import Result, bootstrap, undefined
 from mmcl_jax.data.cohort import Cohort
-from mmcl_jax.data.labels import Label
+from mmcl_jax.data.targets.labels import Label
 from mmcl_jax.distributed import is_first
-from mmcl_jax.metrics import (
+from mmcl_jax.objectives.supervised import Objective
+from mmcl_jax.stages import objective_kind
+from mmcl_jax.statistics.bootstrap import Result, bootstrap, undefined
+from mmcl_jax.statistics.metrics import (
     binary_results,
     binary_statistics,
     multiclass_results,
     regression_results,
 )
-from mmcl_jax.objectives.supervised import Objective
-from mmcl_jax.stages import objective_kind
 
 COLUMNS = ("model", "target", "split", "metric", "value", "low", "high", "n", "seed")
 

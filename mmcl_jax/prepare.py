@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A file name that is no UTF-8 is printed with its bytes written out.
         sys.stdout.reconfigure(errors="backslashreplace")
     if arguments[:1] == ["inspect"]:
-        from mmcl_jax import inspect_command
+        from mmcl_jax.data.preparing import inspect_command
 
         return inspect_command.main(arguments[1:])
     name = arguments[0] if arguments and arguments[0] in SOURCES else None
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(report, end="", flush=True)
     # Only here: worker processes import this module too, and draw nothing.
-    from mmcl_jax.cohort_figures import write_preview
-    from mmcl_jax.preparation_page import write_page
+    from mmcl_jax.data.preparing.cohort_figures import write_preview
+    from mmcl_jax.data.preparing.preparation_page import write_page
 
     try:
         print(f"preview: {write_preview(report.path)}")
@@ -118,7 +118,7 @@ def _distribute(runner: str | None, options: str) -> Callable | None:
     """What hands the work to Apache Beam; None without a runner."""
     if runner is None:
         return None
-    from mmcl_jax.data import beam
+    from mmcl_jax.data.preparing import beam
 
     return functools.partial(beam.write_blocks, runner=runner, options=shlex.split(options))
 

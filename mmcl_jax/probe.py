@@ -24,8 +24,8 @@ from jaxtyping import Float, Float32, Int
 
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort
-from mmcl_jax.data.labels import DEMOGRAPHICS, Label
-from mmcl_jax.data.shuffled_labels import shuffle_labels
+from mmcl_jax.data.targets.labels import DEMOGRAPHICS, Label
+from mmcl_jax.data.targets.shuffled_labels import shuffle_labels
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.inference import BATCH_SIZE, Program, TrainedRun
 from mmcl_jax.predictions import gather, metric_rows, save, to_csv, validation_score

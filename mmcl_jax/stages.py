@@ -14,15 +14,17 @@ import numpy as np
 import optax
 from jaxtyping import Int
 
-from mmcl_jax import models, objectives, optim, ported, sweep_grid
+from mmcl_jax import models, objectives, optim
 from mmcl_jax.augment.cmr import CmrAugmentation
 from mmcl_jax.augment.ecg import EcgAugmentation
 from mmcl_jax.augment.views import Views
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort
-from mmcl_jax.data.labels import PHENOTYPES, Label
+from mmcl_jax.data.targets.labels import PHENOTYPES, Label
+from mmcl_jax.port import ported
 from mmcl_jax.recipe import Hyper, Recipe
 from mmcl_jax.sharding import check_batch_size, make_mesh
+from mmcl_jax.sweep import grid as sweep_grid
 from mmcl_jax.train import Schedule
 
 # Settings of the optimiser that make the learning rate.

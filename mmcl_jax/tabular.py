@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from mmcl_jax import stages, sweep_grid
+from mmcl_jax import stages
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort, open_cohort
-from mmcl_jax.data.labels import Label
-from mmcl_jax.data.loading import default_workers
+from mmcl_jax.data.preparing.loading import default_workers
+from mmcl_jax.data.targets.labels import Label
 from mmcl_jax.predictions import gather, validation_score
 from mmcl_jax.run_dir import differences, write_atomically
 from mmcl_jax.stages import Stage
+from mmcl_jax.sweep import grid as sweep_grid
 
 if TYPE_CHECKING:
     from mmcl_jax.experiment import Experiment

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from mmcl_jax import default_config, export
+from mmcl_jax import default_config
 from mmcl_jax.experiment import Experiment
+from mmcl_jax.export import __main__ as command
 
 
 def make_config(cohort: pathlib.Path) -> dict:
@@ -69,7 +70,7 @@ def assert_close(found, expected, tolerance=1e-6):
 
 def error_of(capsys, run, *arguments) -> str:
     with pytest.raises(SystemExit) as stopped:
-        export.main([str(run), *map(str, arguments)])
+        command.main([str(run), *map(str, arguments)])
     assert stopped.value.code == 1
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1

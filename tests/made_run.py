@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 
-from mmcl_jax import metrics
-from mmcl_jax.data.labels import PHENOTYPES, Label
+from mmcl_jax.data.targets.labels import PHENOTYPES, Label
 from mmcl_jax.report.inputs import METRIC_COLUMNS
+from mmcl_jax.statistics import metrics
 
 UNITS = {"LVEDV": "mL", "LVEF": "%"}
 

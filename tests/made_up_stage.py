@@ -3,8 +3,8 @@
 import jax
 import tiny
 
-from mmcl_jax.data.labels import Label
-from mmcl_jax.inference_models import Trained
+from mmcl_jax.data.targets.labels import Label
+from mmcl_jax.inference.models import Trained
 from mmcl_jax.stages import Stage
 from mmcl_jax.state import initialise
 

@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 from golden_weights import seeded
 
-from mmcl_jax import models, ported
-from mmcl_jax.port import main
+from mmcl_jax import models
+from mmcl_jax.port.__main__ import main, ported
 
 WIDTH, DEPTH, HEADS = 48, 2, 3
 DECODER_WIDTH, DECODER_HEADS = 32, 4

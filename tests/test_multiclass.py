@@ -13,8 +13,8 @@ from made_up_ecg import made_up
 from mmcl_jax import default_config
 from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.data import pipeline
-from mmcl_jax.data.labels import Label
 from mmcl_jax.data.sources.table import Table
+from mmcl_jax.data.targets.labels import Label
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.run_dir import RunDir
 

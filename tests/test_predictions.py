@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mmcl_jax.data.labels import Label
+from mmcl_jax.data.targets.labels import Label
 from mmcl_jax.predictions import metric_rows, validation_score
 
 CLASSES = tuple(Label(name, "binary", "superclass") for name in ("NORM", "MI", "HYP"))

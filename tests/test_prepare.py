@@ -11,8 +11,8 @@ import pytest
 import tiny_source
 
 from mmcl_jax import prepare
-from mmcl_jax.data import cmr
 from mmcl_jax.data import cohort as cohorts
+from mmcl_jax.data.images import cmr
 from mmcl_jax.data.sources import ptbxl, synthetic
 
 
@@ -242,7 +242,7 @@ def test_forty_broken_records_and_names_that_are_no_utf_8(monkeypatch, tmp_path,
 
 
 def test_a_runner_without_beam(monkeypatch, tmp_path, capsys):
-    monkeypatch.delitem(sys.modules, "mmcl_jax.data.beam", raising=False)
+    monkeypatch.delitem(sys.modules, "mmcl_jax.data.preparing.beam", raising=False)
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     arguments = ["synthetic", "--output", str(tmp_path / "c"), "--runner", "DirectRunner"]
     assert prepare.main(arguments) == 1

@@ -15,7 +15,7 @@ from tiny_people import RHYTHM, TinyPeople
 from mmcl_jax import default_config, probe
 from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.data import pipeline
-from mmcl_jax.data.labels import DISEASES, PHENOTYPES
+from mmcl_jax.data.targets.labels import DISEASES, PHENOTYPES
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.run_dir import RunDir
 

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from mmcl_jax import default_config, stages
-from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
+from mmcl_jax.data.targets.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
 from mmcl_jax.train import Schedule
 
 SCHEDULE = Schedule(steps=100, steps_per_epoch=10, batch_size=8, evaluate_every=10, log_every=5)

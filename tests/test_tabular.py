@@ -12,7 +12,7 @@ from tiny_people import TinyPeople
 from mmcl_jax import default_config, evaluate, tabular
 from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.data import pipeline
-from mmcl_jax.data.shuffled_labels import shuffle_labels
+from mmcl_jax.data.targets.shuffled_labels import shuffle_labels
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.run_dir import RunDir
 

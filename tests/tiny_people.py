@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from mmcl_jax.data.ecg import EcgSettings
-from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
+from mmcl_jax.data.signals.ecg import EcgSettings
 from mmcl_jax.data.subject import Subject
+from mmcl_jax.data.targets.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
 
 RHYTHM = Label("rhythm", "multiclass", "rhythm", classes=("slow", "usual", "fast"))
 SPLITS = ("train",) * 4 + ("val",) * 2 + ("test",) * 3

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from mmcl_jax.data.labels import Label
 from mmcl_jax.data.subject import RefusedRecord, Subject
+from mmcl_jax.data.targets.labels import Label
 
 LABELS = (
     Label("CAD", "binary", "disease"),

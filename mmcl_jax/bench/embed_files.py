@@ -26,7 +26,7 @@ def run(name: str, options: Options) -> list[dict[str, Any]]:
     """Rows for the device, for reading, and for both at once."""
     import jax
 
-    from mmcl_jax.data.loading import default_workers
+    from mmcl_jax.data.preparing.loading import default_workers
 
     del name
     program = _program(options)
@@ -93,9 +93,9 @@ def _program(options: Options):
     """What inference runs, with random parameters."""
     import jax
 
-    from mmcl_jax.data.ecg import EcgSettings
+    from mmcl_jax.data.signals.ecg import EcgSettings
     from mmcl_jax.inference import Program, embed_batch
-    from mmcl_jax.inference_models import Group, Trained
+    from mmcl_jax.inference.models import Group, Trained
     from mmcl_jax.sharding import make_mesh
     from mmcl_jax.stages import Stage
 
@@ -122,9 +122,9 @@ def _write_files(folder: pathlib.Path) -> None:
 @contextlib.contextmanager
 def _reader(folder: pathlib.Path, workers: int) -> Iterator[Iterator[Any]]:
     """The records of the folder over and over."""
-    from mmcl_jax.data.ecg_files import EcgFiles
-    from mmcl_jax.data.row_task import RowTasks
-    from mmcl_jax.inference_input import FileRows
+    from mmcl_jax.data.formats.ecg_files import EcgFiles
+    from mmcl_jax.data.tasks.row_task import RowTasks
+    from mmcl_jax.inference.input import FileRows
 
     source = EcgFiles(folder)
     tasks = source.tasks
@@ -138,7 +138,7 @@ def _reader(folder: pathlib.Path, workers: int) -> Iterator[Iterator[Any]]:
 def _device(program, batch_size: int) -> Callable[[int], None]:
     import numpy as np
 
-    from mmcl_jax.data.leads import LEADS
+    from mmcl_jax.data.signals.leads import LEADS
 
     shape = (batch_size, len(LEADS), program.settings.samples)
     ecg = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -160,7 +160,7 @@ def _reading(rows: Iterator[Any], batch_size: int) -> Callable[[int], None]:
 
 
 def _both(program, rows: Iterator[Any], batch_size: int) -> Callable[[int], None]:
-    from mmcl_jax.inference_run import Part
+    from mmcl_jax.inference.run import Part
 
     def run(count: int) -> None:
         part = Part(program, count * batch_size, batch_size)

@@ -53,9 +53,11 @@ def _parts(folder: pathlib.Path) -> dict[str, Callable[[int], Any]]:
     """Parts by name; each does its work for the record of a number."""
     import numpy as np
 
-    from mmcl_jax.data import cmr, ecg, records
-    from mmcl_jax.data.leads import LEADS
-    from mmcl_jax.data.loading import load_in_order
+    from mmcl_jax.data import records
+    from mmcl_jax.data.images import cmr
+    from mmcl_jax.data.preparing.loading import load_in_order
+    from mmcl_jax.data.signals import ecg
+    from mmcl_jax.data.signals.leads import LEADS
     from mmcl_jax.data.sources.synthetic import Synthetic
 
     source = Synthetic(subjects=_SEED_RECORDS, phenotyped=1.0)
@@ -104,14 +106,14 @@ class _WfdbRecords:
 
     def __init__(self, folder: pathlib.Path, signals: Sequence[Any], rate: int):
         from mmcl_jax.bench import wfdb_files
-        from mmcl_jax.data.ecg_task import EcgTask
+        from mmcl_jax.data.tasks.ecg_task import EcgTask
 
         headers = wfdb_files.write(folder, signals, rate)
         self.tasks = tuple(EcgTask(file.stem, file.stem, "train", file) for file in headers)
 
     def load(self, task: Any) -> Any:
-        from mmcl_jax.data.ecg import DEFAULT
-        from mmcl_jax.data.ecg_task import read_wfdb
+        from mmcl_jax.data.signals.ecg import DEFAULT
+        from mmcl_jax.data.tasks.ecg_task import read_wfdb
 
         return task.subject_with(read_wfdb(task, DEFAULT), DEFAULT)
 

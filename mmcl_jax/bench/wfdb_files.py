@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from mmcl_jax.data.leads import LEADS
+from mmcl_jax.data.signals.leads import LEADS
 
 
 def write(

@@ -6,10 +6,10 @@ A folder of ArrayRecord files (a TFDS data set, see `records.py`), and beside th
     index.npz            a table per split: record, subject, has_ecg, has_cmr, labels
     refused.csv          records that could not be used, with file and reason
     flagged.csv          records that are used but deserve a look
-    preview.png          a few records as pictures (`cohort_figures.py` draws it afterwards)
-    prepare_report.html  all of this as a page (`preparation_page.py` writes it afterwards)
+    preview.png          a few records as pictures (drawn by `preparing/cohort_figures.py`)
+    prepare_report.html  all of this as a page (of `preparing/preparation_page.py`)
 
-`write` (in `preparation.py`) makes one, `open_cohort` opens it.
+`write` (in `preparing/preparation.py`) makes one, `open_cohort` opens it.
 """
 
 import dataclasses
@@ -22,8 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from mmcl_jax.data import labels as label_lists
-from mmcl_jax.data.admission import CohortError
 from mmcl_jax.data.cohort_format import (
     COLUMNS,
     FORMAT,
@@ -33,10 +31,12 @@ from mmcl_jax.data.cohort_format import (
     plain,
     settings_hash,
 )
-from mmcl_jax.data.labels import Label
-from mmcl_jax.data.preparation import write
+from mmcl_jax.data.preparing.admission import CohortError
+from mmcl_jax.data.preparing.preparation import write
 from mmcl_jax.data.record_source import RecordSource
 from mmcl_jax.data.records import FIELDS
+from mmcl_jax.data.targets import labels as label_lists
+from mmcl_jax.data.targets.labels import Label
 
 __all__ = ["Cohort", "CohortError", "check_settings", "open_cohort", "settings_hash", "write"]
 

@@ -15,8 +15,8 @@ from absl import flags
 from jaxtyping import Float, Int
 
 from mmcl_jax.data.cohort import Cohort
-from mmcl_jax.data.loading import default_workers
 from mmcl_jax.data.order import EpochOrder, full_batches
+from mmcl_jax.data.preparing.loading import default_workers
 from mmcl_jax.data.record_cache import RecordCache
 from mmcl_jax.data.record_source import RecordSource, stand_in
 from mmcl_jax.data.records import empty_arrays, stored_fields

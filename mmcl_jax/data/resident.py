@@ -19,8 +19,8 @@ from jaxtyping import Array, Int
 
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort
-from mmcl_jax.data.loading import default_workers
 from mmcl_jax.data.memory import available_memory
+from mmcl_jax.data.preparing.loading import default_workers
 from mmcl_jax.data.record_cache import RecordCache, places
 from mmcl_jax.data.record_source import RecordSource, stand_in
 from mmcl_jax.data.records import empty_arrays, record_bytes, stored_fields

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mmcl_jax.data.labels import Label
+from mmcl_jax.data.targets.labels import Label
 
 SPLITS = ("train", "val", "test")
 
@@ -28,7 +28,7 @@ class Subject:
         labels: value by label name, in the label's own unit; a missing label is absent.
         flags: remarks on a record that is used all the same, as 'kind: detail'; the report counts
             them by kind.
-        lead_statistics: of the ECG in mV, see `lead_statistics.py`; only the report shows them.
+        lead_statistics: of the ECG in mV, see `signals/lead_statistics.py`; for the report.
         split_assigned: the split comes from `assign_split`, not from the data set. Such a record
             is refused when it holds the same ECG as one of another split; otherwise that is an
             error of the data set.

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from mmcl_jax.calibration import Calibration
 from mmcl_jax.figures import COLOURS, new_figure
+from mmcl_jax.statistics.calibration import Calibration
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from mmcl_jax.cohort_figures import PREVIEW
-from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES
+from mmcl_jax.data.preparing.cohort_figures import PREVIEW
+from mmcl_jax.data.targets.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES
 
 METRIC_COLUMNS = ("model", "target", "split", "metric", "value", "low", "high", "n", "seed")
 

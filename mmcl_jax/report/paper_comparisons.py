@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mmcl_jax import delong
-from mmcl_jax.comparison import Difference, holm, mean_statistic, paired_difference
 from mmcl_jax.html_page import Html, details, heading, join, paragraph, table
 from mmcl_jax.report.paper_layout import DISEASE_NAMES, GROUPS, TABLES, in_order, method_name
 from mmcl_jax.report.paper_results import (
@@ -23,6 +21,8 @@ from mmcl_jax.report.paper_results import (
     shared_records,
 )
 from mmcl_jax.report.run_results import NAMES
+from mmcl_jax.statistics import delong
+from mmcl_jax.statistics.comparison import Difference, holm, mean_statistic, paired_difference
 
 EXPLANATION = (
     "Ours minus the other method on the same test subjects; positive means that ours is better. "

@@ -7,15 +7,15 @@ import numpy as np
 import scipy.stats
 
 from mmcl_jax import figures as draw
-from mmcl_jax import similarity_figures
-from mmcl_jax.calibration import calibration
 from mmcl_jax.html_page import Html, join, paragraph, table
+from mmcl_jax.interpret import similarity_figures
 from mmcl_jax.report import drawings
 from mmcl_jax.report.files import Figures
 from mmcl_jax.report.inputs import Run
 from mmcl_jax.report.paper_layout import DISEASE_NAMES, FIGURE_4, OURS, in_order, method_name
 from mmcl_jax.report.paper_results import Results, Value, common
 from mmcl_jax.report.paper_runs import Key
+from mmcl_jax.statistics.calibration import calibration
 
 _SUBJECTS = 6  # columns of Figure 6
 

@@ -9,7 +9,7 @@ import csv
 import dataclasses
 import importlib.resources
 
-from mmcl_jax.data.labels import DISEASES, PHENOTYPES
+from mmcl_jax.data.targets.labels import DISEASES, PHENOTYPES
 
 DISEASE_NAMES = tuple(label.name for label in DISEASES)
 GROUPS = tuple(dict.fromkeys(label.group for label in PHENOTYPES))

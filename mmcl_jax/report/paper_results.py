@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from mmcl_jax.data.labels import PHENOTYPES
-from mmcl_jax.metrics import binary_results, regression_results
+from mmcl_jax.data.targets.labels import PHENOTYPES
 from mmcl_jax.report.inputs import Predictions, Run, read_run
 from mmcl_jax.report.paper_runs import FINE_TUNED, Key, models, used
+from mmcl_jax.statistics.metrics import binary_results, regression_results
 
 GROUP_MEMBERS = {
     group: tuple(label.name for label in PHENOTYPES if label.group == group)
@@ -140,7 +140,7 @@ class Results:
 
 
 def metric_of(scores: Scores, metric: str, seed: int) -> float:
-    """`auroc`, `ap`, `r` or another metric of `mmcl_jax.metrics` of the model number `seed`."""
+    """`auroc`, `ap`, `r` or another metric of `metrics` of model `seed`."""
     compute = regression_results if scores.kind == "regression" else binary_results
     return compute(scores.truth, scores.prediction[seed], resamples=0)[metric].value
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmcl_jax import cohort_figures, metrics, similarity_figures
 from mmcl_jax import figures as draw
-from mmcl_jax.calibration import Calibration, calibration
+from mmcl_jax.data.preparing import cohort_figures
 from mmcl_jax.html_page import Html, details, join, paragraph
+from mmcl_jax.interpret import similarity_figures
 from mmcl_jax.report import drawings
 from mmcl_jax.report.files import Figures
 from mmcl_jax.report.inputs import Predictions, Run, seed_of, without_seed
 from mmcl_jax.report.run_results import NAMES, result_text
+from mmcl_jax.statistics import metrics
+from mmcl_jax.statistics.calibration import Calibration, calibration
 
 _OPEN_CURVES = 6  # further stages are folded away
 _SUBJECTS_PER_FIGURE = 6

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from mmcl_jax.html_page import Html, details, heading, join, paragraph, table
-from mmcl_jax.metrics import BINARY, REGRESSION
 from mmcl_jax.report.inputs import Row, Run, group_of
+from mmcl_jax.statistics.metrics import BINARY, REGRESSION
 
 NAMES = {
     "macro_auroc": "macro AUROC",

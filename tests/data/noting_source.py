@@ -10,7 +10,7 @@ import time
 
 from tiny_source import TinySource
 
-from mmcl_jax.data.lead_statistics import lead_statistics
+from mmcl_jax.data.signals.lead_statistics import lead_statistics
 
 
 @dataclasses.dataclass(frozen=True)

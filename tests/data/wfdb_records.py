@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from mmcl_jax.data.leads import LEADS
+from mmcl_jax.data.signals.leads import LEADS
 
 # I and II as waves of their own, the other limb leads from them.
 _FROM_I_AND_II = ((1, 0), (0, 1), (-1, 1), (-0.5, -0.5), (1, -0.5), (-0.5, 1))

@@ -4,9 +4,9 @@ import pytest
 from export_files import make_config
 from trained_run import Untrained
 
-from mmcl_jax import export
 from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.data.sources.synthetic import Synthetic
+from mmcl_jax.export import __main__ as command
 from mmcl_jax.run_dir import RunDir
 
 
@@ -26,5 +26,5 @@ def run(tmp_path_factory):
 def whole(run, tmp_path_factory):
     """The export of all that predicts."""
     folder = tmp_path_factory.mktemp("out") / "export"
-    export.main([str(run), "--output", str(folder)])
+    command.main([str(run), "--output", str(folder)])
     return folder

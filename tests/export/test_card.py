@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from export_files import content, make_config
 
-from mmcl_jax import export, model_card_markdown
 from mmcl_jax.experiment import Experiment
+from mmcl_jax.export import __main__ as command
+from mmcl_jax.export import model_card_markdown
 
 
 def test_the_card_holds_data_training_and_metrics(run, whole):
@@ -51,13 +52,13 @@ def test_what_the_card_cannot_know_it_says(run, tmp_path):
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     done = tmp_path / "run" / "stages" / "finetune" / "CAD" / "0" / "done.json"
     done.write_text(json.dumps({**json.loads(done.read_text()), "id": "another"}))
-    export.main([str(tmp_path / "run"), "--output", str(tmp_path / "out"), "--card-only"])
+    command.main([str(tmp_path / "run"), "--output", str(tmp_path / "out"), "--card-only"])
     card = content(tmp_path / "out", "model_card.json")
     assert card["data"]["missing"] == "the cohort is not at hand where the card was written"
     assert "trained anew since" in card["metrics"]["missing"]
     assert not (tmp_path / "run" / "no cohort").exists()
     shutil.rmtree(tmp_path / "run" / "evaluate")
-    export.main([str(tmp_path / "run"), "--output", str(tmp_path / "two"), "--card-only"])
+    command.main([str(tmp_path / "run"), "--output", str(tmp_path / "two"), "--card-only"])
     assert "has not been evaluated" in (tmp_path / "two" / "model_card.md").read_text()
 
 

@@ -13,10 +13,13 @@ from export_files import assert_close, content, error_of, load, recordings
 from made_up_stage import made_up
 
 import mmcl_jax
-from mmcl_jax import export, exported, inference_models
 from mmcl_jax.data.cohort import settings_hash
 from mmcl_jax.experiment import Experiment
-from mmcl_jax.inference_models import Group
+from mmcl_jax.export import __main__ as command
+from mmcl_jax.export import exported
+from mmcl_jax.export import folder as export_folder
+from mmcl_jax.inference import models as inference_models
+from mmcl_jax.inference.models import Group
 
 FILES = {
     "model.jaxexport", "model.json", "load.py", "check.npz", "model_card.json", "model_card.md",
@@ -88,7 +91,7 @@ def test_classes_of_a_label_are_named():
         groups = (Group(tuple(both), labels),)
         columns = inference_models.columns(groups)
 
-    found = export._columns_json(Program)
+    found = export_folder._columns_json(Program)
     assert [entry["class"] for entry in found] == ["SR", "SR", "AF", "AF", "VT", "VT"]
     assert [entry["statistic"] for entry in found] == ["mean", "sd"] * 3
 
@@ -96,7 +99,7 @@ def test_classes_of_a_label_are_named():
 def test_a_stage_of_pre_training_embeds(run, tmp_path):
     for number, arguments in enumerate((["--stage", "mdm"], ["--embedding"])):
         folder = tmp_path / str(number)
-        export.main([str(run), "--output", str(folder), *arguments])
+        command.main([str(run), "--output", str(folder), *arguments])
         assert content(folder)["stages"] == ["mdm"]
         assert content(folder)["output"]["shape"] == ["b", 16]
         ecg = recordings(run)[:3]
@@ -108,7 +111,7 @@ def test_a_stage_of_pre_training_embeds(run, tmp_path):
 
 
 def test_one_target_of_several(run, tmp_path):
-    export.main([str(run), "--output", str(tmp_path / "out"), "--stage", "finetune/CAD"])
+    command.main([str(run), "--output", str(tmp_path / "out"), "--stage", "finetune/CAD"])
     (column,) = content(tmp_path / "out")["output"]["columns"]
     assert column["name"] == "CAD_probability"
     assert column["stages"] == ["finetune/CAD/0"]
@@ -140,7 +143,7 @@ def test_overwrite_replaces_its_own_files_only(run, tmp_path):
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     (out / "model_card.md").write_text("old")
-    export.main([str(run), "--output", str(out), "--card-only", "--overwrite"])
+    command.main([str(run), "--output", str(out), "--card-only", "--overwrite"])
     assert {file.name for file in out.iterdir()} == {
         "notes.txt", "model_card.md", "model_card.json",
     }  # fmt: skip

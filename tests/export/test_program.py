@@ -10,9 +10,9 @@ from export_files import assert_close, content, load, recordings
 from jax.sharding import NamedSharding, PartitionSpec
 from made_up_stage import made_up
 
-from mmcl_jax import exported
 from mmcl_jax.experiment import Experiment
-from mmcl_jax.inference_models import Group
+from mmcl_jax.export import exported
+from mmcl_jax.inference.models import Group
 from mmcl_jax.sharding import make_mesh
 from mmcl_jax.state import make_predict_step
 

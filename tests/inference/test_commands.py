@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from trained_run import CLASSES, N, command
 
-from mmcl_jax import embed, evaluate, inference_models, inference_run, predict, stages
+from mmcl_jax import embed, evaluate, predict, stages
 from mmcl_jax.data.cohort import settings_hash
-from mmcl_jax.data.labels import Label
+from mmcl_jax.data.targets.labels import Label
 from mmcl_jax.experiment import Experiment
-from mmcl_jax.inference_models import Group
+from mmcl_jax.inference import models as inference_models
+from mmcl_jax.inference import run as inference_run
+from mmcl_jax.inference.models import Group
 
 
 def test_predictions_equal_those_of_evaluate(run, predicted):

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from trained_run import N
 
-from mmcl_jax import interpret, ported
-from mmcl_jax.data.ecg import preprocess
-from mmcl_jax.data.leads import LEADS
+from mmcl_jax.data.signals.ecg import preprocess
+from mmcl_jax.data.signals.leads import LEADS
+from mmcl_jax.interpret import __main__ as command
+from mmcl_jax.port import ported
 
 
 def start(*arguments):
-    return interpret.main([str(argument) for argument in arguments])
+    return command.main([str(argument) for argument in arguments])
 
 
 def test_maps_of_a_prediction(run, model, data, tmp_path, capsys):

@@ -11,10 +11,12 @@ import pytest
 from trained_run import CLASSES, N, command
 
 import mmcl_jax
-from mmcl_jax import embed, inference, inference_models, ported
-from mmcl_jax.data.ecg import preprocess
+from mmcl_jax import embed, inference
+from mmcl_jax.data.signals.ecg import preprocess
 from mmcl_jax.experiment import Experiment
-from mmcl_jax.inference_models import Group
+from mmcl_jax.inference import models as inference_models
+from mmcl_jax.inference.models import Group
+from mmcl_jax.port import ported
 
 
 def test_python_gives_what_the_commands_give(model, data, predicted):

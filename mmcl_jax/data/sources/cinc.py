@@ -13,13 +13,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcl_jax.data.csv_table import CsvTable
-from mmcl_jax.data.ecg import DEFAULT, EcgSettings
-from mmcl_jax.data.ecg_task import EcgTask, add_length_argument, read_wfdb
-from mmcl_jax.data.header_comments import LABELS, comment, demographics
-from mmcl_jax.data.labels import Label
+from mmcl_jax.data.formats.csv_table import CsvTable
+from mmcl_jax.data.formats.header_comments import LABELS, comment, demographics
+from mmcl_jax.data.formats.wfdb_header import find_headers
+from mmcl_jax.data.signals.ecg import DEFAULT, EcgSettings
 from mmcl_jax.data.subject import Subject, assign_split
-from mmcl_jax.data.wfdb_header import find_headers
+from mmcl_jax.data.targets.labels import Label
+from mmcl_jax.data.tasks.ecg_task import EcgTask, add_length_argument, read_wfdb
 
 EXAMPLE = "--input challenge-2021/training --output cohorts/cinc"
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mmcl_jax.data.csv_table import CsvTable, file_below, integer, number, truth
-from mmcl_jax.data.ecg import DEFAULT, EcgSettings, Recording
-from mmcl_jax.data.ecg_task import EcgTask, add_length_argument
-from mmcl_jax.data.labels import DEMOGRAPHICS, Label
+from mmcl_jax.data.formats.csv_table import CsvTable, file_below, integer, number, truth
+from mmcl_jax.data.signals.ecg import DEFAULT, EcgSettings, Recording
 from mmcl_jax.data.subject import RefusedRecord, Subject
-from mmcl_jax.data.task_columns import TaskColumns
+from mmcl_jax.data.targets.labels import DEMOGRAPHICS, Label
+from mmcl_jax.data.tasks.ecg_task import EcgTask, add_length_argument
+from mmcl_jax.data.tasks.task_columns import TaskColumns
 
 try:
     import h5py

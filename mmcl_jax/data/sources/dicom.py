@@ -11,12 +11,14 @@ import pathlib
 import re
 from typing import Any
 
-from mmcl_jax.data import cmr, ecg, wfdb
-from mmcl_jax.data.cine import read_zip
-from mmcl_jax.data.labels import Label
-from mmcl_jax.data.paired_task import PairedTask
-from mmcl_jax.data.pairs import add_pairs_arguments, read_pairs
+from mmcl_jax.data.formats import wfdb
+from mmcl_jax.data.images import cmr
+from mmcl_jax.data.images.cine import read_zip
+from mmcl_jax.data.signals import ecg
 from mmcl_jax.data.subject import Subject, assign_split
+from mmcl_jax.data.targets.labels import Label
+from mmcl_jax.data.tasks.paired_task import PairedTask
+from mmcl_jax.data.tasks.pairs import add_pairs_arguments, read_pairs
 
 EXAMPLE = "--input cmr/ --pairs pairs.csv --ecg ecg/ --output cohorts/hospital"
 

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mmcl_jax.data.csv_table import (
+from mmcl_jax.data.formats.csv_table import (
     CsvTable,
     declared_label,
     file_below,
@@ -20,11 +20,11 @@ from mmcl_jax.data.csv_table import (
     label_values,
     number,
 )
-from mmcl_jax.data.ecg import DEFAULT, EcgSettings
-from mmcl_jax.data.ecg_task import EcgTask, add_length_argument, read_wfdb
-from mmcl_jax.data.labels import Label
+from mmcl_jax.data.signals.ecg import DEFAULT, EcgSettings
 from mmcl_jax.data.subject import Subject
-from mmcl_jax.data.task_columns import TaskColumns
+from mmcl_jax.data.targets.labels import Label
+from mmcl_jax.data.tasks.ecg_task import EcgTask, add_length_argument, read_wfdb
+from mmcl_jax.data.tasks.task_columns import TaskColumns
 
 EXAMPLE = "--input mimic-iv-ecg-1.0 --measurements --output cohorts/mimic"
 

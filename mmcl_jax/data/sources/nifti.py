@@ -12,15 +12,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcl_jax.data import cmr, ecg, nifti_examination, nifti_layouts, wfdb
-from mmcl_jax.data.ecg_task import check_splits
-from mmcl_jax.data.labels import DEMOGRAPHICS, PHENOTYPES, Label
-from mmcl_jax.data.nifti_examination import Files, Options
-from mmcl_jax.data.nifti_layouts import Found
-from mmcl_jax.data.paired_task import PairedTask
-from mmcl_jax.data.pairs import add_pairs_arguments, read_pairs
+from mmcl_jax.data.formats import nifti_layouts, wfdb
+from mmcl_jax.data.formats.nifti_layouts import Found
+from mmcl_jax.data.images import cmr, nifti_examination
+from mmcl_jax.data.images.nifti_examination import Files, Options
+from mmcl_jax.data.images.ventricles import CONVENTIONS, Convention, convention
+from mmcl_jax.data.signals import ecg
 from mmcl_jax.data.subject import RefusedRecord, Subject, assign_split
-from mmcl_jax.data.ventricles import CONVENTIONS, Convention, convention
+from mmcl_jax.data.targets.labels import DEMOGRAPHICS, PHENOTYPES, Label
+from mmcl_jax.data.tasks.ecg_task import check_splits
+from mmcl_jax.data.tasks.paired_task import PairedTask
+from mmcl_jax.data.tasks.pairs import add_pairs_arguments, read_pairs
 
 EXAMPLE = "--input ACDC/database --labels acdc --output cohorts/acdc"
 

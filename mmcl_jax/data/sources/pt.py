@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from mmcl_jax import torch_file
-from mmcl_jax.data.arrays import CmrArray
-from mmcl_jax.data.cmr import DEFAULT as CMR_DEFAULT
-from mmcl_jax.data.cmr import CmrSettings
-from mmcl_jax.data.csv_table import KNOWN_LABELS
-from mmcl_jax.data.ecg import DEFAULT, EcgSettings
-from mmcl_jax.data.ecg_task import add_length_argument
-from mmcl_jax.data.labels import PHENOTYPES, Label
-from mmcl_jax.data.row_task import RowTask, RowTasks, add_signal_arguments, signals
+from mmcl_jax.data.formats.arrays import CmrArray
+from mmcl_jax.data.formats.csv_table import KNOWN_LABELS
+from mmcl_jax.data.images.cmr import DEFAULT as CMR_DEFAULT
+from mmcl_jax.data.images.cmr import CmrSettings
+from mmcl_jax.data.signals.ecg import DEFAULT, EcgSettings
 from mmcl_jax.data.subject import SPLITS, Subject
+from mmcl_jax.data.targets.labels import PHENOTYPES, Label
+from mmcl_jax.data.tasks.ecg_task import add_length_argument
+from mmcl_jax.data.tasks.row_task import RowTask, RowTasks, add_signal_arguments, signals
+from mmcl_jax.port import torch_file
 
 EXAMPLE = (
     "--input tensors --preprocessed --train-labels CAD=labels_train_CAD.pt --output cohorts/pt"

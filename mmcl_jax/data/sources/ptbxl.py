@@ -13,11 +13,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcl_jax.data.csv_table import CsvTable, file_below, integer, number, truth
-from mmcl_jax.data.ecg import DEFAULT, EcgSettings
-from mmcl_jax.data.ecg_task import EcgTask, read_wfdb, torn_subjects
-from mmcl_jax.data.labels import DEMOGRAPHICS, Label
+from mmcl_jax.data.formats.csv_table import CsvTable, file_below, integer, number, truth
+from mmcl_jax.data.signals.ecg import DEFAULT, EcgSettings
 from mmcl_jax.data.subject import Subject
+from mmcl_jax.data.targets.labels import DEMOGRAPHICS, Label
+from mmcl_jax.data.tasks.ecg_task import EcgTask, read_wfdb, torn_subjects
 
 EXAMPLE = "--input ptb-xl-1.0.3 --output cohorts/ptbxl"
 

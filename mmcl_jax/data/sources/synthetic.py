@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from mmcl_jax.data import cmr, ecg
-from mmcl_jax.data import synthetic_anatomy as anatomies
-from mmcl_jax.data import synthetic_cmr as imaging
-from mmcl_jax.data import synthetic_ecg as recording
-from mmcl_jax.data import synthetic_electrophysiology as electrophysiologies
-from mmcl_jax.data import synthetic_risk as risk
-from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
-from mmcl_jax.data.lead_statistics import lead_statistics
+from mmcl_jax.data.images import cmr
+from mmcl_jax.data.signals import ecg
+from mmcl_jax.data.signals.lead_statistics import lead_statistics
 from mmcl_jax.data.subject import Subject
+from mmcl_jax.data.synthetic import anatomy as anatomies
+from mmcl_jax.data.synthetic import cmr as imaging
+from mmcl_jax.data.synthetic import ecg as recording
+from mmcl_jax.data.synthetic import electrophysiology as electrophysiologies
+from mmcl_jax.data.synthetic import risk
+from mmcl_jax.data.targets.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES, Label
 
 EXAMPLE = "--subjects 2000 --output cohorts/synthetic"
 

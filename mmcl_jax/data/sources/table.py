@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from mmcl_jax.data import arrays, label_table, wfdb
-from mmcl_jax.data.arrays import CmrArray
-from mmcl_jax.data.cmr import DEFAULT as CMR_DEFAULT
-from mmcl_jax.data.cmr import CmrSettings
-from mmcl_jax.data.ecg import DEFAULT, EcgSettings, Recording
-from mmcl_jax.data.ecg_task import add_length_argument
-from mmcl_jax.data.label_table import LabelTable
-from mmcl_jax.data.row_task import RowTask, RowTasks, add_signal_arguments, signals
+from mmcl_jax.data.formats import arrays, wfdb
+from mmcl_jax.data.formats.arrays import CmrArray
+from mmcl_jax.data.images.cmr import DEFAULT as CMR_DEFAULT
+from mmcl_jax.data.images.cmr import CmrSettings
+from mmcl_jax.data.signals.ecg import DEFAULT, EcgSettings, Recording
 from mmcl_jax.data.subject import Subject
+from mmcl_jax.data.targets import label_table
+from mmcl_jax.data.targets.label_table import LabelTable
+from mmcl_jax.data.tasks.ecg_task import add_length_argument
+from mmcl_jax.data.tasks.row_task import RowTask, RowTasks, add_signal_arguments, signals
 
 EXAMPLE = (
     "--input ecg.npy --rate 400 --unit mV --labels labels.csv --binary CAD --multiclass rhythm "

@@ -13,14 +13,17 @@ from typing import Any, overload
 
 import numpy as np
 
-from mmcl_jax.data import cardiosoft, cmr, ecg, icd10, ukb_files
-from mmcl_jax.data.cine import read_zip
-from mmcl_jax.data.ecg_task import add_length_argument
-from mmcl_jax.data.paired_task import PairedTask
+from mmcl_jax.data.formats import cardiosoft, ukb_files
+from mmcl_jax.data.formats.ukb_files import UkbFiles
+from mmcl_jax.data.formats.ukb_table import UkbTable
+from mmcl_jax.data.images import cmr
+from mmcl_jax.data.images.cine import read_zip
+from mmcl_jax.data.signals import ecg
 from mmcl_jax.data.subject import Subject, assign_split
-from mmcl_jax.data.ukb_files import UkbFiles
-from mmcl_jax.data.ukb_labels import GROUPS, UkbLabels
-from mmcl_jax.data.ukb_table import UkbTable
+from mmcl_jax.data.targets import icd10
+from mmcl_jax.data.targets.ukb_labels import GROUPS, UkbLabels
+from mmcl_jax.data.tasks.ecg_task import add_length_argument
+from mmcl_jax.data.tasks.paired_task import PairedTask
 
 EXAMPLE = "--input bulk/ --table ukb.csv --withdrawn withdrawn.txt --output cohorts/ukb"
 

@@ -12,13 +12,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mmcl_jax.data.csv_table import CsvTable, declared_label, file_below, label_values
-from mmcl_jax.data.ecg import DEFAULT, EcgSettings
-from mmcl_jax.data.ecg_task import EcgTask, add_length_argument, check_splits, read_wfdb
-from mmcl_jax.data.header_comments import LABELS, demographics
-from mmcl_jax.data.labels import Label
+from mmcl_jax.data.formats.csv_table import CsvTable, declared_label, file_below, label_values
+from mmcl_jax.data.formats.header_comments import LABELS, demographics
+from mmcl_jax.data.formats.wfdb_header import find_headers
+from mmcl_jax.data.signals.ecg import DEFAULT, EcgSettings
 from mmcl_jax.data.subject import SPLITS, Subject, assign_split
-from mmcl_jax.data.wfdb_header import find_headers
+from mmcl_jax.data.targets.labels import Label
+from mmcl_jax.data.tasks.ecg_task import EcgTask, add_length_argument, check_splits, read_wfdb
 
 EXAMPLE = "--input records/ --table labels.csv --output cohorts/records"
 

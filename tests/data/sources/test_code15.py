@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from wfdb_records import ecg
 
-from mmcl_jax.data.ecg import Recording, prepare
-from mmcl_jax.data.leads import LEADS
+from mmcl_jax.data.signals.ecg import Recording, prepare
+from mmcl_jax.data.signals.leads import LEADS
 from mmcl_jax.data.sources.code15 import Code15
 from mmcl_jax.data.subject import RefusedRecord, assign_split
 

@@ -4,7 +4,8 @@ import re
 import numpy as np
 import pytest
 
-from mmcl_jax.data import cmr, ecg
+from mmcl_jax.data.images import cmr
+from mmcl_jax.data.signals import ecg
 from mmcl_jax.data.subject import RefusedRecord
 
 pytest.importorskip("pydicom")

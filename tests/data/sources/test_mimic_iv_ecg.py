@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from wfdb_records import ecg, write_record
 
-from mmcl_jax.data.leads import LEADS
+from mmcl_jax.data.signals.leads import LEADS
 from mmcl_jax.data.sources.mimic_iv_ecg import MimicIvEcg
 from mmcl_jax.data.subject import RefusedRecord, assign_split
 

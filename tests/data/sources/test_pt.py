@@ -7,10 +7,12 @@ import pytest
 from made_up_ecg import made_up
 
 from mmcl_jax import prepare
-from mmcl_jax.data import cmr, cohort, ecg
-from mmcl_jax.data.labels import DISEASES, PHENOTYPES
+from mmcl_jax.data import cohort
+from mmcl_jax.data.images import cmr
+from mmcl_jax.data.signals import ecg
 from mmcl_jax.data.sources.pt import Files, Pt
 from mmcl_jax.data.subject import RefusedRecord
+from mmcl_jax.data.targets.labels import DISEASES, PHENOTYPES
 
 torch = pytest.importorskip("torch")
 N = 3

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmcl_jax.data.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES
 from mmcl_jax.data.sources.synthetic import Synthetic
+from mmcl_jax.data.targets.labels import DEMOGRAPHICS, DISEASES, PHENOTYPES
 
 PHENOTYPE_NAMES = {label.name for label in PHENOTYPES}
 

@@ -8,8 +8,11 @@ import pytest
 from made_up_ecg import made_up
 
 from mmcl_jax import prepare
-from mmcl_jax.data import cmr, cohort, ecg, wfdb
-from mmcl_jax.data.leads import LEADS
+from mmcl_jax.data import cohort
+from mmcl_jax.data.formats import wfdb
+from mmcl_jax.data.images import cmr
+from mmcl_jax.data.signals import ecg
+from mmcl_jax.data.signals.leads import LEADS
 from mmcl_jax.data.sources.table import Table
 from mmcl_jax.data.subject import RefusedRecord
 
@@ -104,7 +107,7 @@ def test_a_row_is_read_alone(tmp_path, monkeypatch):
         sizes.append(recording.signal.nbytes)
         return original(path, recording, *options)
 
-    monkeypatch.setattr("mmcl_jax.data.row_task.standardise", spy)
+    monkeypatch.setattr("mmcl_jax.data.tasks.row_task.standardise", spy)
     table.load(table.tasks[5])
     assert sizes == [12 * 5000 * 8]
     assert len(pickle.dumps(table)) < 3000

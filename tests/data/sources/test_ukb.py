@@ -6,7 +6,8 @@ import made_cardiosoft
 import numpy as np
 import pytest
 
-from mmcl_jax.data import ecg, wfdb
+from mmcl_jax.data.formats import wfdb
+from mmcl_jax.data.signals import ecg
 from mmcl_jax.data.subject import RefusedRecord, assign_split
 
 for name in ("pyarrow", "pydicom", "defusedxml"):

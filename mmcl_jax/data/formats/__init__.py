@@ -1,0 +1,1 @@
+"""Readers of file formats: bytes in, arrays and header fields out."""

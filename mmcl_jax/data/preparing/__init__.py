@@ -1,0 +1,1 @@
+"""From a data set to a cohort: admission, work blocks, inspection and its pages."""

@@ -1,0 +1,1 @@
+"""The ECG as an array: leads, quality, baseline, preprocessing."""

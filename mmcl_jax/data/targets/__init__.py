@@ -1,0 +1,1 @@
+"""Labels: codes, tables, units, and what is known of whom."""

@@ -1,0 +1,1 @@
+"""One record from its source to its place in the cohort."""

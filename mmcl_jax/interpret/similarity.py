@@ -1,0 +1,94 @@
+"""Similarity of the ECG and the CMR of a subject, place by place (paper III-C)."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from mmcl_jax.data import pipeline
+from mmcl_jax.distributed import is_first
+from mmcl_jax.evaluate import predict
+from mmcl_jax.experiment import Experiment
+
+
+def run(experiment: Experiment, *, stage: str, split: str, subjects: int) -> dict[str, Any]:
+    """Similarities for the first `subjects` records of `split` that have both modalities.
+
+    Args:
+        stage: name of a stage with objective `clip`.
+
+    Returns:
+        JSON summary.
+
+    Raises:
+        ValueError: there is no such stage, or it is not done.
+    """
+    found = {candidate.name: candidate for candidate in experiment.training_stages()}
+    if stage not in found:
+        raise ValueError(f"interpret looks at stage {stage!r}; the run has {', '.join(found)}")
+    fields = tuple(found[stage].config["fields"])
+    rows = pipeline.select(experiment.cohort, split, fields=fields)[:subjects]
+    cmr, ecg = similarity(experiment, stage, split, rows)
+    folder = experiment.run.path / "interpret"
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(folder / "cmr_similarity.npz", **cmr)
+    _save(folder / "ecg_similarity.npz", **ecg)
+    return {"subjects": len(rows), "stage": stage, "split": split}
+
+
+def similarity(
+    experiment: Experiment, stage: str, split: str, rows: Int[np.ndarray, "N"]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Similarities for rows of a split of the cohort that have both modalities.
+
+    Args:
+        stage: name of a finished stage with objective `clip`.
+
+    Returns:
+        Of the CMR: the frames that the encoder saw, `whole` ones with the `box` around the heart,
+        and `similarity` [N, h, w] of the ECG with each place. Of the ECG: the window that the
+        encoder saw, and `similarity` [N, 12, n] of the CMR with each patch. `record` in both.
+    """
+    (found,) = (s for s in experiment.training_stages() if s.name == stage)
+    model, cohort = experiment.load(found), experiment.cohort
+    alike = predict(
+        experiment,
+        found,
+        model,
+        split,
+        rows,
+        batch_size=_round_up(len(rows), jax.device_count()),
+        method="local_similarity",
+    )
+    records = [cohort.source(split)[int(row)] for row in rows]
+    frames = np.stack([record["cmr"] for record in records]).astype(np.float32) / 255
+    boxes = np.stack([record["cmr_box"] for record in records])
+    ecg = np.stack([record["ecg"] for record in records])
+    names = cohort.table(split)["record"][rows]
+    of_cmr = {
+        "frames": np.asarray(jax.vmap(model.views.cmr.clean)(frames, boxes)),
+        "whole": frames,
+        "box": boxes,
+        "similarity": alike["cmr"],
+        "record": names,
+    }
+    of_ecg = {
+        "ecg": np.asarray(jax.vmap(model.views.ecg.clean)(ecg)),
+        "similarity": alike["ecg"].reshape(len(rows), ecg.shape[1], -1),
+        "record": names,
+    }
+    return of_cmr, of_ecg
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _save(file: pathlib.Path, **arrays: np.ndarray) -> None:
+    if not is_first():
+        return
+    temporary = file.with_suffix(".part.npz")
+    np.savez_compressed(temporary, **arrays)
+    temporary.replace(file)

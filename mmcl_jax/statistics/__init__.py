@@ -1,0 +1,1 @@
+"""Test metrics, their intervals, and comparisons of methods on the same subjects."""

@@ -1,0 +1,284 @@
+"""The loop of a sweep: fills the slots with members, until every member has been trained.
+
+Every call of the program is one evaluation period. Then each member that is due is evaluated; one
+that has stopped makes room for the next. When none waits and at most half of the slots train, the
+program is made smaller, so that nothing is computed for members that have stopped.
+"""
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from mmcl_jax.data.order import EpochOrder
+from mmcl_jax.objectives.base import Objective
+from mmcl_jax.sweep.program import Program, Slots
+from mmcl_jax.train import EarlyStopping, Interrupted, Schedule, selected
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One run of a sweep.
+
+    Attributes:
+        name: for messages.
+        hyper: numbers of its recipe, the same names for every member.
+        seed: of every draw of its steps.
+        initial: which of the program's initial parameters it starts from.
+        order: rows of its batches.
+    """
+
+    name: str
+    hyper: Mapping[str, float]
+    seed: int
+    initial: int
+    order: EpochOrder
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of a member.
+
+    Attributes:
+        member: as given.
+        steps, best_step, stopped_early: as in the summary of `train.train`.
+        best: value of the selecting metric at `best_step`; None where the member diverged.
+        diverged: loss, gradient or prediction was no number; the member ended there.
+        metrics: of its last evaluation.
+        history: (step, mean training loss since the evaluation before, metrics).
+        parameters: best (params, extra) on the host, where they were asked for.
+    """
+
+    member: Member
+    steps: int
+    best_step: int
+    best: float | None
+    stopped_early: bool
+    diverged: bool
+    metrics: Mapping[str, float]
+    history: Sequence[tuple[int, float, Mapping[str, float]]]
+    parameters: tuple[Any, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """The validation split on the host.
+
+    Attributes:
+        objective: summarises predictions.
+        labels: `labels`, `label_valid` [n, K] and `index` [n], in the order of the split.
+        counts: records in each part that is evaluated at a time.
+    """
+
+    objective: Objective
+    labels: Mapping[str, np.ndarray]
+    counts: Int[np.ndarray, "C"]
+
+    def metrics(
+        self, means: Mapping[str, Float[np.ndarray, "C"]], outputs: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """What `train.evaluate` gives for the same batches."""
+        total = self.counts.sum()
+        rows = {name: values[:total] for name, values in outputs.items()}
+        weighted = {name: float(self.counts @ v / total) for name, v in means.items()}
+        summary = {**weighted, **self.objective.summarise(rows, self.labels)}
+        return {f"val/{name}": value for name, value in summary.items()}
+
+
+@dataclasses.dataclass
+class _Running:
+    member: Member
+    stopping: EarlyStopping
+    step: int = 0
+    diverged: bool = False
+    losses: list[float] = dataclasses.field(default_factory=list)
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    history: list[tuple[int, float, dict[str, float]]] = dataclasses.field(default_factory=list)
+
+
+def train_members(
+    program: Program,
+    members: Sequence[Member],
+    schedule: Schedule,
+    validation: Validation,
+    *,
+    size: int,
+    devices: int,
+    finished: Callable[[Result], None],
+    progress: Callable[[int, int], None],
+    interrupted: Callable[[], Interrupted | None],
+    with_parameters: bool = False,
+) -> None:
+    """Trains `members`, which share a batch size, until each has stopped.
+
+    Args:
+        size: slots to start with; fewer where there are fewer members.
+        devices: the number of slots is a multiple of them.
+        finished: takes each result as soon as it is there.
+        progress: takes the steps of the running members, and those trained since the last call.
+        interrupted: what to raise after a period, such as after a signal.
+        with_parameters: results bring the best parameters.
+
+    Raises:
+        ValueError: the validation split does not give the metric that selects.
+    """
+    waiting = deque(members)
+    size = min(_multiple(size, devices), _multiple(len(waiting), devices))
+    running = [_next(waiting, schedule) for _ in range(size)]
+    slots = program.begin(_initial(running), _hyper(running, members[0]))
+    while any(running):
+        begun = [one.step if one else 0 for one in running]
+        slots = _train_period(program, slots, running, members[0], schedule)
+        slots = _evaluate_due(program, slots, running, schedule, validation)
+        trained = sum(one.step for one in running if one) - sum(begun)
+        ended = [one is not None and _ended(one, schedule) for one in running]
+        for position in np.flatnonzero(ended):
+            parameters = program.best(slots, int(position)) if with_parameters else None
+            finished(_result(running[position], parameters))
+            running[position] = _next(waiting, schedule)
+        progress(sum(one.step for one in running if one), trained)
+        if any(running) and (stop := interrupted()):
+            raise stop
+        refilled = np.array(ended) & np.array([one is not None for one in running])
+        if refilled.any():
+            hyper = _hyper(running, members[0])
+            slots = program.refill(slots, refilled, _initial(running), hyper)
+        slots, running = _compacted(program, slots, running, devices)
+
+
+def _train_period(
+    program: Program,
+    slots: Slots,
+    running: list[_Running | None],
+    example: Member,
+    schedule: Schedule,
+) -> Slots:
+    steps = _period(schedule)
+    limit = np.array([schedule.steps if one else 0 for one in running], np.int32)
+    idle = np.zeros_like(example.order[0])
+    rows = np.array(
+        [
+            [one.member.order[one.step + k] if one else idle for one in running]
+            for k in range(steps)
+        ],
+        np.int32,
+    )
+    keys = jax.random.wrap_key_data(
+        np.stack([jax.random.key_data(jax.random.key(_seed(one))) for one in running])
+    )
+    slots, log = program.train(slots, keys, _hyper(running, example), limit, rows)
+    for position, one in enumerate(running):
+        if one is None:
+            continue
+        taken = min(steps, schedule.steps - one.step)
+        one.losses += log["loss"][:taken, position].tolist()
+        finite = log["finite"][:taken, position]
+        one.diverged = not finite.all()
+        one.step += taken if finite.all() else int(np.argmin(finite)) + 1
+    return slots
+
+
+def _evaluate_due(
+    program: Program,
+    slots: Slots,
+    running: list[_Running | None],
+    schedule: Schedule,
+    validation: Validation,
+) -> Slots:
+    due = [
+        one is not None
+        and not one.diverged
+        and (
+            one.step == schedule.steps
+            or (schedule.evaluate_every > 0 and one.step % schedule.evaluate_every == 0)
+        )
+        for one in running
+    ]
+    if not any(due):
+        return slots
+    means, outputs = program.evaluate(slots)
+    improved = np.zeros(len(running), bool)
+    for position in np.flatnonzero(due):
+        one = running[position]
+        mine = {name: values[position] for name, values in outputs.items()}
+        if not all(np.isfinite(values).all() for values in mine.values()):
+            one.diverged = True
+            continue
+        one.metrics = validation.metrics({k: v[:, position] for k, v in means.items()}, mine)
+        value = selected(one.metrics, schedule.select, one.member.name)
+        one.diverged = not math.isfinite(value)
+        if not one.diverged:
+            improved[position] = one.stopping.update(one.step, value)
+            one.history.append((one.step, float(np.mean(one.losses)), one.metrics))
+            one.losses = []
+    return program.keep(slots, improved) if improved.any() else slots
+
+
+def _compacted(
+    program: Program, slots: Slots, running: list[_Running | None], devices: int
+) -> tuple[Slots, list[_Running | None]]:
+    """The same members in half of the slots, or half of these and so on, where they fit."""
+    active = [position for position, one in enumerate(running) if one]
+    size = len(running)
+    while active and (half := _multiple(size // 2, devices)) < size and len(active) <= half:
+        size = half
+    if size == len(running):
+        return slots, running
+    idle = [position for position, one in enumerate(running) if not one]
+    positions = (active + idle)[:size]
+    return program.take(slots, np.array(positions)), [running[position] for position in positions]
+
+
+def _next(waiting: deque, schedule: Schedule) -> _Running | None:
+    if not waiting:
+        return None
+    sign = -1 if schedule.select.endswith("loss") else 1
+    return _Running(waiting.popleft(), EarlyStopping(sign, schedule.patience, schedule.band))
+
+
+def _ended(one: _Running, schedule: Schedule) -> bool:
+    return one.diverged or one.stopping.stop or one.step >= schedule.steps
+
+
+def _result(one: _Running, parameters: tuple[Any, Any] | None) -> Result:
+    return Result(
+        member=one.member,
+        steps=one.step,
+        best_step=one.stopping.best_step,
+        best=None if one.diverged else one.stopping.sign * one.stopping.best,
+        stopped_early=one.stopping.stop,
+        diverged=one.diverged,
+        metrics=one.metrics,
+        history=one.history,
+        parameters=parameters,
+    )
+
+
+def _period(schedule: Schedule) -> int:
+    """Steps of a call. Without evaluations on the way, an epoch: a signal is not kept waiting."""
+    return min(schedule.evaluate_every or schedule.steps_per_epoch, schedule.steps)
+
+
+def _initial(running: list[_Running | None]) -> Int[np.ndarray, "M"]:
+    return np.array([one.member.initial if one else 0 for one in running], np.int32)
+
+
+def _seed(one: _Running | None) -> int:
+    return one.member.seed if one else 0
+
+
+def _hyper(running: list[_Running | None], example: Member) -> dict[str, np.ndarray]:
+    members = [one.member if one else example for one in running]
+    return {
+        name: np.array([member.hyper[name] for member in members], np.float32)
+        for name in example.hyper
+    }
+
+
+def _multiple(number: int, of: int) -> int:
+    return max(-(-number // of), 1) * of
