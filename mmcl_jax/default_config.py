@@ -32,6 +32,8 @@ def experiment(name: str) -> ConfigDict:
                     "seed": 0,
                     "prevalence": "paper",
                     "phenotyped": 0.5,
+                    # Training, validation and test subjects in per cent.
+                    "splits": (70, 15, 15),
                 },
                 # A leak test: training and validation records get each other's labels, so results
                 # on the test split must be those of chance.

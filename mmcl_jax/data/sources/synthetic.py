@@ -20,7 +20,7 @@ from jaxtyping import Float32
 from mmcl_jax.data.images import cmr
 from mmcl_jax.data.signals import ecg
 from mmcl_jax.data.signals.lead_statistics import lead_statistics
-from mmcl_jax.data.subject import Subject
+from mmcl_jax.data.subject import SPLITS, Subject
 from mmcl_jax.data.synthetic import anatomy as anatomies
 from mmcl_jax.data.synthetic import cmr as imaging
 from mmcl_jax.data.synthetic import ecg as recording
@@ -45,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "subjects; default: %(default)s",
     )
     parser.add_argument(
+        "--splits",
+        type=int,
+        nargs=3,
+        default=(70, 15, 15),
+        metavar="PERCENT",
+        help="training, validation and test subjects, in steps of 5 %%; default: 70 15 15",
+    )
+    parser.add_argument(
         "--imaged",
         type=float,
         default=1.0,
@@ -65,8 +73,8 @@ def make(**options: Any) -> "Synthetic":
     return Synthetic(**options)
 
 
-# In every 20 consecutive subjects: 70, 15 and 15 per cent.
-_SPLITS = ("train",) * 14 + ("val",) * 3 + ("test",) * 3
+# Every so many consecutive subjects are split as the whole cohort is.
+_BLOCK = 20
 
 # One random stream per part of a subject, so that a change to one leaves the others as they were.
 _PERSON, _RECORDING, _SCAN, _SPLIT = range(4)
@@ -104,6 +112,8 @@ class Synthetic:
             sicker cohort (30, 20 and 25 %) of which a few hundred subjects suffice.
         phenotyped: share of the subjects whose phenotypes are known; half of them in the paper.
         imaged: share of the subjects who have CMR frames. Phenotypes need frames.
+        splits: training, validation and test subjects in per cent, in steps of 5. A large test
+            split costs little and narrows the intervals of a comparison.
 
     Raises:
         ValueError: a field is out of its range.
@@ -114,6 +124,7 @@ class Synthetic:
     prevalence: str = "paper"
     phenotyped: float = 0.5
     imaged: float = 1.0
+    splits: tuple[int, int, int] = (70, 15, 15)
 
     def __post_init__(self):
         if self.prevalence not in anatomies.POPULATIONS:
@@ -131,6 +142,14 @@ class Synthetic:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"synthetic: {name} is {value!r}, expected a share from 0 to 1")
+        # A list where it comes from JSON.
+        object.__setattr__(self, "splits", splits := tuple(self.splits))
+        step = 100 // _BLOCK
+        if len(splits) != 3 or sum(splits) != 100 or any(s < 0 or s % step for s in splits):
+            raise ValueError(
+                f"synthetic: splits is {splits!r}, expected three percentages for train, val and "
+                f"test, each a multiple of {step}, 100 together"
+            )
 
     @property
     def name(self) -> str:
@@ -148,7 +167,7 @@ class Synthetic:
     @property
     def parameters(self) -> dict[str, Any]:
         """The fields of this simulation."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"splits": list(self.splits)}
 
     @property
     def tasks(self) -> range:
@@ -183,10 +202,11 @@ class Synthetic:
         )
 
     def split(self, index: int) -> str:
-        """Split of a subject: 14, 3 and 3 of every 20 consecutive ones, shuffled by the seed."""
-        block, position = divmod(index, len(_SPLITS))
-        order = np.random.default_rng((self.seed, block, _SPLIT, 0)).permutation(len(_SPLITS))
-        return _SPLITS[order[position]]
+        """Split of a subject: shares of every 20 consecutive ones, shuffled by the seed."""
+        block, position = divmod(index, _BLOCK)
+        order = np.random.default_rng((self.seed, block, _SPLIT, 0)).permutation(_BLOCK)
+        counts = [share * _BLOCK // 100 for share in self.splits]
+        return str(np.repeat(SPLITS, counts)[order[position]])
 
     def simulate(self, index: int) -> Simulation:
         """One subject with raw signals and ground truth, for plots and tests.

@@ -82,7 +82,7 @@ def test_a_killed_process(tmp_path, undisturbed):
     log = tmp_path / "log"
     script = f"""
 import sys
-sys.path[:0] = {[str(pathlib.Path(__file__).parents[n]) for n in (1, 2)]!r}
+sys.path[:0] = {[str(pathlib.Path(__file__).parents[n]) for n in (0, 1, 2)]!r}
 import test_blocks
 from noting_source import NotingSource
 from mmcl_jax.data.preparing import blocks

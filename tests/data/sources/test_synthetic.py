@@ -72,6 +72,13 @@ def test_splits_are_70_15_15_and_depend_on_the_seed():
     assert [other.split(index) for index in range(400)] != splits
 
 
+def test_other_splits():
+    source = Synthetic(subjects=400, splits=(35, 10, 55))
+    counts = collections.Counter(source.split(index) for index in source.tasks)
+    assert counts == {"train": 140, "val": 40, "test": 220}
+    assert source == Synthetic(subjects=400, splits=[35, 10, 55])
+
+
 def test_shares_of_phenotypes_and_frames():
     source = Synthetic(subjects=40, phenotyped=0.5, imaged=0.6)
     subjects = [source.load(index) for index in source.tasks]
@@ -138,6 +145,9 @@ def test_settings_are_those_of_the_preprocessing():
         ({"seed": -1}, "seed is -1"),
         ({"phenotyped": 1.5}, "phenotyped is 1.5, expected a share"),
         ({"imaged": -0.1}, "imaged is -0.1"),
+        ({"splits": (70, 20, 20)}, "splits is .70, 20, 20., expected three percentages"),
+        ({"splits": (72, 13, 15)}, "each a multiple of 5, 100 together"),
+        ({"splits": (50, 50)}, "expected three percentages for train, val and test"),
     ],
 )
 def test_bad_fields_are_refused(fields, message):
