@@ -12,8 +12,11 @@ from tiny_experiment import read_config, rows, shrink, start
 
 from mmcl_jax.checkpoints import load
 from mmcl_jax.command import run_verb
+from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import settings_hash
 from mmcl_jax.experiment import Experiment
+from mmcl_jax.interpret.heart import heart_contrast, inside_and_outside
+from mmcl_jax.interpret.similarity import similarity
 from mmcl_jax.run_dir import RunDir
 
 
@@ -66,6 +69,29 @@ def test_heat_maps_cover_frames_and_leads(finished):
     assert ecg["similarity"].shape == (6, 12, 10)
     assert np.abs(cmr["similarity"]).max() <= 1 + 1e-6
     assert ecg["similarity"].std() > 0
+
+
+def test_similarity_over_the_heart_of_all_test_subjects(finished):
+    config, folder = finished
+    experiment = start(config, folder)
+    (stage,) = (s for s in experiment.training_stages() if s.name == "mmcl")
+    found = heart_contrast(experiment, stage, "test")
+    rows = pipeline.select(experiment.cohort, "test", fields=("ecg", "cmr"))
+    cmr, _ = similarity(experiment, "mmcl", "test", rows)
+    size = np.full((len(rows), 2), cmr["whole"].shape[1])
+    inside, outside = inside_and_outside(cmr["similarity"], cmr["box"], size)
+    assert found["trained"] == pytest.approx(
+        {
+            "inside": inside.mean(),
+            "outside": outside.mean(),
+            "ratio": inside.mean() / outside.mean(),
+            "higher_inside": (inside > outside).mean(),
+            "n": 12,
+        },
+        rel=1e-4,
+    )
+    assert found["untrained"]["n"] == 12
+    assert found["trained"]["inside"] != found["untrained"]["inside"]
 
 
 def test_the_same_command_again_changes_nothing(finished):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from mmcl_jax import figures
-from mmcl_jax.interpret import similarity_figures
+from mmcl_jax import figures, similarity_figures
 
 
 def _curves(offset=0.0):

@@ -10,6 +10,7 @@ from absl import logging
 
 from mmcl_jax import interpret
 from mmcl_jax.command import repeat_verb
+from mmcl_jax.data.preparing.loading import printable
 from mmcl_jax.data.signals.leads import LEADS
 from mmcl_jax.data.subject import RefusedRecord
 from mmcl_jax.experiment import Experiment
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _explain(options)
     except (ValueError, OSError, ImportError, RefusedRecord) as error:
-        print(f"interpret: {error}", file=sys.stderr)
+        print(f"interpret: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 

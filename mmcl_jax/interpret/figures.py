@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 from matplotlib.figure import Figure
 
+from mmcl_jax import similarity_figures
 from mmcl_jax.data.signals.leads import LEADS
 from mmcl_jax.figures import png
-from mmcl_jax.interpret import similarity_figures
 from mmcl_jax.interpret.ecg import Attention, Occlusion
 from mmcl_jax.interpret.ecg_map_figures import ecg_map
 

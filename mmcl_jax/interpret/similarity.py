@@ -1,5 +1,6 @@
 """Similarity of the ECG and the CMR of a subject, place by place (paper III-C)."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -11,10 +12,14 @@ from mmcl_jax.data import pipeline
 from mmcl_jax.distributed import is_first
 from mmcl_jax.evaluate import predict
 from mmcl_jax.experiment import Experiment
+from mmcl_jax.interpret.heart import heart_contrast
+from mmcl_jax.run_dir import write_atomically
 
 
 def run(experiment: Experiment, *, stage: str, split: str, subjects: int) -> dict[str, Any]:
     """Similarities for the first `subjects` records of `split` that have both modalities.
+
+    Of a stage that sees whole frames also `heart_contrast`, over all records of the split.
 
     Args:
         stage: name of a stage with objective `clip`.
@@ -35,7 +40,11 @@ def run(experiment: Experiment, *, stage: str, split: str, subjects: int) -> dic
     folder.mkdir(parents=True, exist_ok=True)
     _save(folder / "cmr_similarity.npz", **cmr)
     _save(folder / "ecg_similarity.npz", **ecg)
-    return {"subjects": len(rows), "stage": stage, "split": split}
+    summary = {"subjects": len(rows), "stage": stage, "split": split}
+    if not found[stage].config["cmr_view"].get("crop_heart", True):
+        summary["heart"] = heart_contrast(experiment, found[stage], split)
+        write_atomically(folder / "heart.json", json.dumps(summary["heart"], indent=2) + "\n")
+    return summary
 
 
 def similarity(

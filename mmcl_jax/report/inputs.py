@@ -76,6 +76,7 @@ class Run:
     predictions: tuple[Predictions, ...]
     cmr: Mapping[str, np.ndarray] | None
     ecg: Mapping[str, np.ndarray] | None
+    heart: dict[str, dict[str, float]]
 
 
 def read_run(path: pathlib.Path) -> Run:
@@ -102,6 +103,7 @@ def read_run(path: pathlib.Path) -> Run:
         ),
         cmr=_arrays(path / "interpret" / "cmr_similarity.npz", _CMR_FIELDS),
         ecg=_arrays(path / "interpret" / "ecg_similarity.npz", _ECG_FIELDS),
+        heart=_json(path / "interpret" / "heart.json"),
     )
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import scipy.stats
 
 from mmcl_jax import figures as draw
+from mmcl_jax import similarity_figures
 from mmcl_jax.html_page import Html, join, paragraph, table
-from mmcl_jax.interpret import similarity_figures
 from mmcl_jax.report import drawings
 from mmcl_jax.report.files import Figures
 from mmcl_jax.report.inputs import Run

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmcl_jax import figures as draw
+from mmcl_jax import similarity_figures
 from mmcl_jax.data.preparing import cohort_figures
-from mmcl_jax.html_page import Html, details, join, paragraph
-from mmcl_jax.interpret import similarity_figures
+from mmcl_jax.html_page import Html, details, join, paragraph, table
 from mmcl_jax.report import drawings
 from mmcl_jax.report.files import Figures
 from mmcl_jax.report.inputs import Predictions, Run, seed_of, without_seed
@@ -183,6 +183,25 @@ def similarity_section(run: Run, figures: Figures) -> Html:
             alt = f"Similarity over the CMR frames of {', '.join(names)}"
             name = f"cmr_similarity_{start // _SUBJECTS_PER_FIGURE + 1}"
             parts.append(figures.add(name, figure, alt, caption))
+    if run.heart:
+        header = ["encoders", "over the heart", "beside it", "ratio", "higher over the heart", "n"]
+        rows = [
+            [
+                name,
+                *(f"{found[key]:.3f}" for key in ("inside", "outside", "ratio")),
+                f"{found['higher_inside']:.0%} of subjects",
+                f"{found['n']:,}",
+            ]
+            for name, found in run.heart.items()
+        ]
+        parts.append(table(header, rows, numbers=range(1, len(header))))
+        parts.append(
+            paragraph(
+                "Mean cosine similarity inside and outside the box around the heart, which this "
+                "stage does not see: its images are whole frames. Untrained: the same encoders "
+                "with fresh random parameters."
+            )
+        )
     if run.ecg is None:
         parts.append(paragraph("No maps over ECGs: interpret/ecg_similarity.npz is absent."))
     else:
