@@ -9,7 +9,7 @@ What runs share is trained once: see mmcl_jax/paper/plan.py and docs/protocol.md
 
 Arguments, combined with a comma:
 
-    paper.py:demo   small models on a small synthetic cohort, under an hour on two CPU cores
+    paper.py:demo   small models on a small synthetic cohort, on two CPU cores
     paper.py:study  small models, five seeds, a large test split; hours on two CPU cores
     paper.py:sweep  searches the paper's grid of fine-tuning first, for each method and target
 """
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from mmcl_jax import default_config
 
 ARGUMENTS = {
-    "demo": "small models on a small synthetic cohort, under an hour on two CPU cores",
+    "demo": "small models on a small synthetic cohort, on two CPU cores",
     "study": "small models, five seeds, a large test split; hours on two CPU cores",
     "sweep": "searches the paper's grid of fine-tuning first, for each method and target",
 }

@@ -288,10 +288,14 @@ def load(stage_dir: pathlib.Path, which: str) -> tuple[dict[str, Any], dict[str,
 
 def read_tree(path: pathlib.Path) -> Any:
     """An item of a checkpoint as numpy arrays, such as `latest/30/optimizer_state`."""
-    with ocp.PyTreeCheckpointer() as reader:
-        structure = reader.metadata(path).item_metadata.tree
+    # Not a checkpointer, which looks for the metadata of a whole checkpoint in the item's folder.
+    reader = ocp.PyTreeCheckpointHandler()
+    try:
+        structure = reader.metadata(path).tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
-        return reader.restore(path, restore_args=as_numpy)
+        return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    finally:
+        reader.close()
 
 
 _SCORE = ocp.args.Composite(progress=ocp.args.JsonRestore())

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from absl import logging
 
 from mmcl_jax import distributed
+from mmcl_jax.data.preparing.loading import printable
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.train import NonFiniteLoss
 
@@ -25,7 +26,7 @@ def errors_in_one_line() -> Iterator[None]:
     except (ValueError, OSError, NonFiniteLoss) as error:
         if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 

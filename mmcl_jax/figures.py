@@ -35,6 +35,8 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "lines.linewidth": 1.5,
+    # Names of records and labels may hold '$', and then are no formulas.
+    "text.parse_math": False,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }

@@ -4,6 +4,7 @@ import os
 import sys
 
 from absl import flags
+from ml_collections import config_flags
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -15,6 +16,12 @@ def parse(argv: list[str]) -> list[str]:
             raise
         print(f"error: {in_one_line(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def config_line(name: str = "config") -> str:
+    """Which configuration the flag `name` has run: it is Python code, with the user's rights."""
+    file, colon, argument = config_flags.get_config_filename(flags.FLAGS[name]).partition(":")
+    return f"configuration, run as Python code: {os.path.abspath(file)}{colon}{argument}"
 
 
 def in_one_line(error: Exception) -> str:

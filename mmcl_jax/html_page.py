@@ -16,7 +16,7 @@ def page(title: str, header: Html, sections: Sequence[tuple[str, str, Html]]) ->
     """The whole document; a section is (anchor, heading, content)."""
     links = " ".join(f'<a href="#{escape(a)}">{escape(heading)}</a>' for a, heading, _ in sections)
     body = "\n".join(
-        f'<section id="{escape(anchor)}"><h2>{escape(heading)}</h2>\n{content}\n</section>'
+        f'<section id="{escape(anchor)}"><h2>{escape(heading)}</h2>\n{escape(content)}\n</section>'
         for anchor, heading, content in sections
     )
     return f"""<!DOCTYPE html>
@@ -32,7 +32,7 @@ def page(title: str, header: Html, sections: Sequence[tuple[str, str, Html]]) ->
 </head>
 <body>
 <header>
-{header}
+{escape(header)}
 <nav>{links}</nav>
 </header>
 <main>
@@ -105,7 +105,7 @@ def picture(png: bytes, alt: str, caption: str = "") -> Html:
 
 
 def details(summary: str, content: Html) -> Html:
-    return Html(f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>")
+    return Html(f"<details><summary>{escape(summary)}</summary>\n{escape(content)}\n</details>")
 
 
 def code(text: str) -> Html:

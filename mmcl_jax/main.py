@@ -22,7 +22,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mmcl_jax.flag_errors import in_one_line, parse
+from mmcl_jax.flag_errors import config_line, in_one_line, parse
 from mmcl_jax.host_memory import use_huge_pages
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -76,6 +76,7 @@ def main(argv: list[str]) -> int:
         distributed.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         held.enter_context(distributed.ending_together())
         environment = describe_environment()
+        print(config_line())
         print(f"{config['name']} -> {run.path}")
         print(f"jax {environment['packages']['jax']} on {_devices(environment)}")
         same = {"config": config, "packages": environment["packages"], "stages": STAGES.value}

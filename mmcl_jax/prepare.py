@@ -7,6 +7,8 @@ Every source goes through the same preprocessing and the same report. The folder
 preview.png that shows a few of its records and a prepare_report.html with everything that is to be
 known about them. `inspect` tells what a cohort or a single recording holds.
 
+With --hash-ids the cohort holds no name of the source: see data/preparing/hashed_ids.py.
+
 A preparation that was killed goes on where it stopped when it is started again. The exit code is 0
 when the cohort is written, and 1 when the input or the output cannot be used, or with --strict
 when a record was refused.
@@ -22,6 +24,8 @@ import types
 from collections.abc import Callable, Sequence
 
 from mmcl_jax.data import cohort
+from mmcl_jax.data.preparing import hashed_ids
+from mmcl_jax.data.preparing.loading import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,15 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output, strict = options.pop("output"), options.pop("strict")
         common = {key: options.pop(key) for key in ("workers", "overwrite")}
         distribute = _distribute(options.pop("runner"), options.pop("runner_options"))
-        source = _module(name).make(**options)
-        report = cohort.write(source, output, distribute=distribute, **common)
+        key = options.pop("hash_ids")
+        ids = hashed_ids.open_key(key, output) if key else None
+        with ids.errors_beside_the_key() if ids else contextlib.nullcontext():
+            source = _module(name).make(**options)
+            report = cohort.write(source, output, distribute=distribute, ids=ids, **common)
     except (ValueError, OSError, ImportError) as error:
-        print(f"prepare {name}: {error}", file=sys.stderr)
+        print(f"prepare {name}: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"prepare {name}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     print(report, end="", flush=True)
+    lists = ids.lists.folder if ids else report.path
+    if ids:
+        print(f"names, files and reasons, which stay with the key: {lists}")
     # Only here: worker processes import this module too, and draw nothing.
     from mmcl_jax.data.preparing.cohort_figures import write_preview
     from mmcl_jax.data.preparing.preparation_page import write_page
@@ -63,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if strict and report.refused:
         print(
             f"prepare {name}: --strict: {len(report.refused)} records were refused, "
-            f"see {report.path / 'refused.csv'}; the cohort is complete without them",
+            f"see {lists / 'refused.csv'}; the cohort is complete without them",
             file=sys.stderr,
         )
         return 1
@@ -141,6 +151,13 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--strict",
         action="store_true",
         help="exit with code 1 when a record was refused; the cohort is written all the same",
+    )
+    parser.add_argument(
+        "--hash-ids",
+        metavar="FILE",
+        help="for a cohort to be shared: records and people get names that only the holder of the "
+        "key in FILE can trace back, and no name, file or reason of the source is in the folder. A "
+        "FILE that does not exist is made; what names people is put beside it, in FILE.names",
     )
     parser.add_argument(
         "--runner",

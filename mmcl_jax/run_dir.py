@@ -268,6 +268,8 @@ def _start_wandb(run: RunDir, stage: str, settings: Mapping[str, Any]):
         name=f"{run.path.name}/{stage}",
         config=run.read_config(),
         resume="allow",
+        # What is printed may name records, and would be sent.
+        settings={"console": "off"},
         **{name: settings[name] or None for name in ("project", "entity", "mode")},
     )
 

@@ -3,9 +3,10 @@ one.
 
     python -m tests.kills --kills 20 --seed 0
 
-The training is a tiny one of the four stages of the method, run as a user runs it. Every kill is
-SIGKILL to the whole process. In the end the latest and the best checkpoints, the optimiser state,
-the state of early stopping and every line of the metrics have to be the same, bit for bit.
+The training is a tiny one of the four stages of the method with its evaluation, run as a user runs
+it. Every kill is SIGKILL to the whole process. In the end the latest and the best checkpoints, the
+optimiser state, the state of early stopping, every line of the metrics, and the predictions and
+results of the evaluation have to be the same, bit for bit.
 """
 
 import argparse
@@ -22,10 +23,10 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from absl import logging
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-STAGES = ("mdm", "image", "mmcl", "finetune/CAD/0")
+TRAINED = ("mdm", "image", "mmcl", "finetune/CAD/0")
+STAGES = (*TRAINED, "evaluate")
 TIMEOUT = 900.0  # seconds of a run
 # Of the time of a stage in the undisturbed run, which compiles the programs for all runs.
 COMPILED = 0.4
@@ -34,7 +35,8 @@ COMPILED = 0.4
 def main_command(
     folder: pathlib.Path, cache: pathlib.Path, cohort: pathlib.Path, *changes: str
 ) -> list[str]:
-    """The command line of a tiny run of MDM, SimCLR of the CMR encoder, MMCL and fine-tuning."""
+    """The command line of a tiny run of MDM, SimCLR of the CMR encoder, MMCL, fine-tuning and the
+    evaluation."""
     flags = [
         "config.models.ecg_encoder.width=16", "config.models.ecg_encoder.heads=2",
         "config.models.ecg_encoder.depth=1", "config.models.decoder.width=16",
@@ -47,7 +49,7 @@ def main_command(
         "config.stages.finetune.batch_size=8", "config.stages.finetune.epochs=30",
         "config.stages.finetune.patience=-1", "config.stages.finetune.targets=('CAD',)",
         f"config.data.path={cohort}", f"workdir={folder}", f"compile_cache={cache}",
-        "stages=mdm,image,mmcl,finetune", *changes,
+        "stages=mdm,image,mmcl,finetune,evaluate", *changes,
     ]  # fmt: skip
     config = ROOT / "configs" / "mmcl.py"
     command = [sys.executable, "-m", "mmcl_jax.main", f"--config={config}:demo"]
@@ -146,14 +148,16 @@ def kill_and_finish(
 def differences(whole: pathlib.Path, killed: pathlib.Path) -> list[str]:
     """What differs between the ends of two runs, apart from times and random names."""
     found = []
-    for stage in STAGES:
+    for stage in TRAINED:
         ours, theirs = _state(killed / "stages" / stage), _state(whole / "stages" / stage)
         names = ours.keys() ^ theirs.keys()
         names |= {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
         found += [f"{stage}: {name}" for name in sorted(names)]
     if _lines(whole) != _lines(killed):
         found.append("metrics.jsonl")
-    return found
+    ours, theirs = _results(killed), _results(whole)
+    names = ours.keys() | theirs.keys()
+    return found + [f"evaluate: {x}" for x in sorted(names) if ours.get(x) != theirs.get(x)]
 
 
 def _state(stage: pathlib.Path) -> dict[str, object]:
@@ -178,6 +182,12 @@ def _state(stage: pathlib.Path) -> dict[str, object]:
     return found
 
 
+def _results(run: pathlib.Path) -> dict[str, bytes]:
+    """Every file that the evaluation wrote."""
+    files = (path for path in (run / "evaluate").rglob("*") if path.is_file())
+    return {str(file.relative_to(run / "evaluate")): file.read_bytes() for file in files}
+
+
 def _lines(run: pathlib.Path) -> list[dict]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "time"} for line in lines]
@@ -190,8 +200,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    # Orbax warns of what it looks for in reading single items.
-    logging.set_verbosity(logging.ERROR)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

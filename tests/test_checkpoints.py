@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from mmcl_jax import retry, step_folder
-from mmcl_jax.checkpoints import Checkpoints, load
+from mmcl_jax.checkpoints import Checkpoints, load, read_tree
 from mmcl_jax.sharding import make_mesh, replicate
 from mmcl_jax.state import State
 
@@ -74,6 +74,18 @@ def test_one_device_to_eight_and_back(tmp_path, dtype):
         leaf = found.params["head"]["bias"]
         assert (len(leaf.sharding.device_set), leaf.dtype) == (devices, dtype)
         jax.tree.map(np.testing.assert_array_equal, found.params, made(1, devices=1).params)
+
+
+def test_reading_warns_of_nothing(tmp_path, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(make_state(3), score=1.0)
+        checkpoints.save_latest(make_state(3), {})
+    with caplog.at_level("WARNING", "absl"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.restore_latest(make_state(0))
+        checkpoints.best()
+        load(tmp_path, "best")
+        read_tree(tmp_path / "checkpoints" / "latest" / "3" / "optimizer_state")
+    assert caplog.messages == []
 
 
 def test_no_checkpoint_is_an_error(tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from kills import Run, differences, kill_and_finish, main_command, make_cohort
+from kills import ROOT, Run, differences, kill_and_finish, main_command, make_cohort
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +80,6 @@ def test_bad_input_ends_in_one_line(cohort, cache, tmp_path, change, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 3
+    if "epoch=3" not in change:  # found before anything runs
+        first = result.stdout.splitlines()[0]
+        assert first == f"configuration, run as Python code: {ROOT / 'configs' / 'mmcl.py'}:demo"

@@ -70,7 +70,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
 
 def test_dicom_without_its_reader(monkeypatch, tmp_path, capsys):
     monkeypatch.delitem(sys.modules, "mmcl_jax.data.sources.dicom", raising=False)
-    for module in ("cine", "dicom_images"):
+    for module in ("images.cine", "formats.dicom_images"):
         monkeypatch.delitem(sys.modules, f"mmcl_jax.data.{module}", raising=False)
         monkeypatch.delattr(f"mmcl_jax.data.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "pydicom", None)
@@ -101,7 +101,7 @@ def test_options_reach_the_synthetic_source(monkeypatch, tmp_path):
     ]
     assert prepare.main(["synthetic", "--output", str(tmp_path / "c"), *arguments]) == 0
     expected = {"subjects": 7, "seed": 3, "prevalence": "demo", "imaged": 0.5, "phenotyped": 0.5}
-    assert made == [expected]
+    assert made == [{**expected, "splits": (70, 15, 15)}]
 
 
 @pytest.mark.parametrize("source", prepare.SOURCES)

@@ -109,3 +109,26 @@ def test_metrics_wait_for_a_file_system_that_comes_back(tmp_path, monkeypatch, c
     timer.join()
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert "writing metrics: [Errno 2]" in capsys.readouterr().err
+
+
+def test_weights_and_biases_get_numbers_and_not_what_is_printed(tmp_path, monkeypatch):
+    class Wandb:
+        def __init__(self):
+            self.lines = []
+
+        def init(self, **settings):
+            self.settings = settings
+            return self
+
+        def log(self, values, step):
+            self.lines.append((step, values))
+
+    board = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", board)
+    settings = {"enabled": True, "project": "p", "entity": "", "mode": "offline"}
+    run = RunDir(tmp_path / "run")
+    run.write_config({"a": 1})
+    MetricsWriter(run, "mdm", wandb=settings).write(3, 0.5, {"train/loss": 1.0})
+    assert board.settings["settings"] == {"console": "off"}
+    assert (board.settings["mode"], board.settings["entity"]) == ("offline", None)
+    assert board.lines == [(3, {"train/loss": 1.0})]

@@ -156,6 +156,8 @@ def open_cohort(path: str | os.PathLike) -> Cohort:
         )
     for shard in [shard for shards in content["shards"].values() for shard in shards]:
         file = path / shard["file"]
+        if file.parent != path:
+            raise CohortError(f"{path / MARKER}: {shard['file']!r} is no file of this folder")
         size = file.stat().st_size if file.is_file() else None
         if size != shard["bytes"]:
             raise CohortError(

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import SupportsIndex
 
 import numpy as np
-from array_record.python import array_record_data_source
 from google.protobuf.message import DecodeError
 from jaxtyping import Bool, Int
 
-from mmcl_jax.data.records import FIELDS, decode
+from mmcl_jax.data.records import FIELDS, decode, open_records
 from mmcl_jax.retry import as_os_error, retry, say
 
 # What to do about a record that is damaged.
@@ -65,10 +64,7 @@ class RecordSource:
         # Of the first record after each file.
         self._ends = list(itertools.accumulate(shard["records"] for shard in shards))
         self._length = self._ends[-1] if shards else 0
-        # 'path[0:n]' spares opening every file just to count its records.
-        self._paths = [
-            f"{file}[0:{shard['records']}]" for file, shard in zip(self._files, shards, strict=True)
-        ]
+        self._folder, self._shards = folder, shards
         self._records = self._open()
 
     def __len__(self) -> int:
@@ -117,9 +113,7 @@ class RecordSource:
         return whole
 
     def _open(self):
-        if not self._paths:
-            return ()
-        return array_record_data_source.ArrayRecordDataSource(self._paths)
+        return open_records(self._folder, self._shards) if self._shards else ()
 
     def _read(self, index: int) -> bytes:
         def attempt() -> bytes:

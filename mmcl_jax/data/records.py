@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import array_record_data_source, array_record_module
 from jaxtyping import Float
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -47,9 +47,10 @@ def encode(subject: Subject, labels: Float[np.ndarray, "K"]) -> bytes:
     """
     features, serialiser = _serialiser(len(labels))
     box = subject.cmr_box or (0, 0, *CMR_SHAPE[:2])
+    record, person = subject.stored_as or (subject.record, subject.subject)
     example = {
-        "record": subject.record,
-        "subject": subject.subject,
+        "record": record,
+        "subject": person,
         "ecg": np.empty((0, *ECG_SHAPE[1:]), np.float32) if subject.ecg is None else subject.ecg,
         "cmr": np.empty((0, *CMR_SHAPE[1:]), np.uint8) if subject.cmr is None else subject.cmr,
         "cmr_box": np.asarray(box, np.int32),
@@ -149,6 +150,15 @@ def read_records(folder: pathlib.Path, shard: Mapping[str, str | int]) -> Iterat
             yield reader.read([position])[0]
     finally:
         reader.close()
+
+
+def open_records(
+    folder: pathlib.Path, shards: Sequence[Mapping[str, str | int]]
+) -> Sequence[bytes]:
+    """Random access to the serialised records of files that `ShardWriter.close` described."""
+    # 'path[0:n]' spares opening every file just to count its records.
+    paths = [f"{os.fspath(folder / shard['file'])}[0:{shard['records']}]" for shard in shards]
+    return array_record_data_source.ArrayRecordDataSource(paths)
 
 
 def shard_name(split: str, position: int, count: int) -> str:

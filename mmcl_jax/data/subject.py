@@ -27,11 +27,12 @@ class Subject:
         cmr_box: box around the heart: top, left, height, width in pixels.
         labels: value by label name, in the label's own unit; a missing label is absent.
         flags: remarks on a record that is used all the same, as 'kind: detail'; the report counts
-            them by kind.
+            them by kind. A kind names no person and no file: a cohort with hashed names keeps it.
         lead_statistics: of the ECG in mV, see `signals/lead_statistics.py`; for the report.
         split_assigned: the split comes from `assign_split`, not from the data set. Such a record
             is refused when it holds the same ECG as one of another split; otherwise that is an
             error of the data set.
+        stored_as: names of the record and the person in the cohort; None: those above.
     """
 
     record: str
@@ -44,6 +45,7 @@ class Subject:
     flags: tuple[str, ...] = ()
     lead_statistics: Float[np.ndarray, "12 4"] | None = None
     split_assigned: bool = False
+    stored_as: tuple[str, str] | None = None
 
 
 class RefusedRecord(Exception):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from absl import logging
 
+from mmcl_jax.data.preparing.loading import printable
 from mmcl_jax.data.signals.leads import LEADS
 from mmcl_jax.data.subject import SPLITS
 from mmcl_jax.data.tasks.ecg_task import add_length_argument
@@ -27,7 +28,7 @@ def main(
     try:
         found = inference_run.run(verb, program_of, **options)
     except (ValueError, OSError, ImportError) as error:
-        print(f"{verb}: {error}", file=sys.stderr)
+        print(f"{verb}: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{verb}: interrupted; the same command goes on from here", file=sys.stderr)

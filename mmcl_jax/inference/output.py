@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mmcl_jax.csv_text import neutral
 from mmcl_jax.data.formats import arrays
 from mmcl_jax.inference.input import TEXT
 from mmcl_jax.inference.models import Column
@@ -132,12 +133,13 @@ def _write_csv(
     del about
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*TEXT, *(column.name for column in columns)])
+        writer.writerow([*TEXT, *(neutral(column.name) for column in columns)])
         for number in range(parts.count):
             text = [parts.text(number, name).tolist() for name in TEXT]
             for *names, numbers in zip(*text, parts.values(number).T.tolist(), strict=True):
                 # 9 digits are all that a float32 has.
-                writer.writerow([*names, *("" if x != x else f"{x:.9g}" for x in numbers)])
+                cells = ("" if x != x else f"{x:.9g}" for x in numbers)
+                writer.writerow([*map(neutral, names), *cells])
 
 
 def _write_npz(

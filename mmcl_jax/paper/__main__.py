@@ -17,7 +17,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mmcl_jax.flag_errors import parse
+from mmcl_jax.flag_errors import config_line, parse
 from mmcl_jax.host_memory import use_huge_pages
 
 FOLDER = pathlib.Path("runs", "paper")
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> int:
     folder = pathlib.Path(values.workdir or FOLDER).expanduser().resolve()
     configs = pathlib.Path(config_flags.get_config_filename(values["config"])).resolve().parent
     with errors_in_one_line():
+        print(config_line())
         plan = Plan(json.loads(values.config.to_json()), configs, folder)
         if values.plan:
             print(plan.describe())

@@ -8,6 +8,7 @@ import re
 from matplotlib.figure import Figure
 
 from mmcl_jax import figures as draw
+from mmcl_jax.csv_text import neutral
 from mmcl_jax.html_page import Html, picture
 
 
@@ -51,7 +52,7 @@ def file_name(text: str) -> str:
 
 def write_csv(path: pathlib.Path, rows: list) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        csv.writer(file, lineterminator="\n").writerows(map(neutral, row) for row in rows)
 
 
 def write_page(path: pathlib.Path, text: str) -> None:

@@ -358,3 +358,14 @@ def test_a_source_without_labels(tmp_path):
 def test_negative_workers(tmp_path):
     with pytest.raises(ValueError, match="workers is -1"):
         cohorts.write(TinySource(count=1), tmp_path / "c", workers=-1, progress=False)
+
+
+@pytest.mark.parametrize("file", ["../stray", "/etc/passwd", "deep/stray"])
+def test_a_cohort_reads_no_files_of_others(tmp_path, file):
+    cohorts.write(TinySource(count=3), tmp_path / "c", workers=0, progress=False)
+    marker = tmp_path / "c" / "cohort.json"
+    content = json.loads(marker.read_text())
+    content["shards"]["train"][0]["file"] = file
+    marker.write_text(json.dumps(content))
+    with pytest.raises(cohorts.CohortError, match=f"{file}' is no file of this folder"):
+        cohorts.open_cohort(tmp_path / "c")

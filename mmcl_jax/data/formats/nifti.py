@@ -87,6 +87,7 @@ def read(path: str | os.PathLike, reverse_rows: bool = False) -> Volume:
 
 
 _MAX_BYTES = 2**30
+_MAX_VOXELS = 2**27  # 512 MiB as float32
 _PIXELS = 32  # of the short side of an image
 _CLOSE = 3.0  # mm
 _CYCLE = (0.3, 3.0)  # s, of a heart beat
@@ -115,6 +116,8 @@ def _image(path: str | os.PathLike) -> nibabel.Nifti1Image:
         raise RefusedRecord(
             path, f"truncated: {expected} bytes expected from the header, {len(content)} found"
         )
+    if voxels > _MAX_VOXELS:
+        raise RefusedRecord(path, f"{voxels:,} voxels, more than a cine can need")
     if kind.kind not in "iuf":
         raise RefusedRecord(path, f"values of type {kind}, expected one number per voxel")
     return image

@@ -24,7 +24,7 @@ import numpy as np
 
 from mmcl_jax import __version__
 from mmcl_jax.data.preparing.loading import Loaded, Refused, load_in_order
-from mmcl_jax.data.records import ShardWriter, read_records, shard_name
+from mmcl_jax.data.records import ShardWriter, open_records, read_records, shard_name
 from mmcl_jax.data.subject import SPLITS, Source
 from mmcl_jax.data.targets import labels as label_lists
 
@@ -78,7 +78,12 @@ class Blocks:
         found, wanted = _read_json(self.path / "source.json"), _identity(source)
         differing = [name for name in wanted if (found or {}).get(name) != wanted[name]]
         if differing:
-            shutil.rmtree(self.path, ignore_errors=True)
+            # All of it: a run that was killed at its end has named its files already.
+            for left in self._folder.iterdir():
+                if left.is_dir():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
             self.path.mkdir()
             _write_json(self.path / "source.json", wanted)
         self._take_names_back()
@@ -142,6 +147,29 @@ class Blocks:
         _write_json(self.path / "names.json", names)
         for part, name in names.items():
             (self.path / part).rename(self._folder / name)
+        return shards
+
+    def name_shards_in(
+        self, order: Mapping[str, Sequence[int]], blocks: Sequence[Mapping[str, Shard]]
+    ) -> dict[str, list[Shard]]:
+        """As `name_shards`, the records in another order; the files of the blocks stay.
+
+        Args:
+            order: by split, which record of the blocks comes at each place.
+        """
+        shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
+        for split in SPLITS:
+            parts = [b[split] for b in blocks if split in b]
+            if not parts:
+                continue
+            records = open_records(self.path, parts)
+            for position, rows in enumerate(np.array_split(order[split], len(parts))):
+                name = shard_name(split, position, len(parts))
+                writer = ShardWriter(self.path / name)
+                for row in rows.tolist():
+                    writer.write(records[row])
+                shards[split].append(writer.close())
+                (self.path / name).rename(self._folder / name)
         return shards
 
     def _take_names_back(self) -> None:

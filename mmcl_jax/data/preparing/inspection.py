@@ -14,6 +14,7 @@ from mmcl_jax.data.signals import ecg
 from mmcl_jax.data.signals.leads import lead_name
 from mmcl_jax.data.subject import RefusedRecord
 from mmcl_jax.data.targets.label_summary import summarise
+from mmcl_jax.port.mapped_zip import MappedZip
 
 
 def describe(path: str | os.PathLike) -> dict[str, Any]:
@@ -151,6 +152,13 @@ def _npy(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _npz(path: pathlib.Path) -> dict[str, Any]:
+    archive = MappedZip(path)
+    for name in archive.names:
+        if archive.size(name) > _LARGEST and not archive.is_stored(name):
+            raise ValueError(
+                f"{path}: {name} is compressed and of {archive.size(name) / 2**30:.1f} GiB; save "
+                "it with numpy.savez, which does not compress"
+            )
     with np.load(path, allow_pickle=False) as arrays:
         return _arrays(path, arrays)
 
@@ -183,6 +191,7 @@ def _torch(path: pathlib.Path) -> dict[str, Any]:
     return _arrays(path, arrays)
 
 
+_LARGEST = 2**30  # bytes of a compressed array, which has to be unpacked as a whole
 _MOST = 1000  # rows of a large array that are looked at
 _FEW = 10  # entries of a list that are looked at
 

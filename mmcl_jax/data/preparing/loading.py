@@ -128,11 +128,15 @@ def without_tasks(source: Source) -> Source:
 
 
 def printable(text: str) -> str:
-    """The text with what UTF-8 cannot hold written out: file names may be any bytes.
+    """The text with what UTF-8 cannot hold written out, and control characters but line breaks.
 
-    Python reads such a byte as a lone surrogate, which stops CSV, HTML and the terminal.
+    File names may be any bytes. Python reads one that is no UTF-8 as a lone surrogate, which stops
+    CSV, HTML and the terminal; control characters steer a terminal.
     """
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").translate(_CONTROL)
+
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != 0x0A}
 
 
 def _load(source: Source, task: Any) -> Loaded | Refused:

@@ -11,10 +11,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float32
 
 from mmcl_jax.data.cohort_format import FORMAT, INDEX, MARKER, plain, settings_hash
 from mmcl_jax.data.preparing.admission import Admission, CohortError
 from mmcl_jax.data.preparing.blocks import FOLDER, JOURNALS, Block, Blocks, Shard
+from mmcl_jax.data.preparing.hashed_ids import HashedIds, HashedSource
 from mmcl_jax.data.preparing.loading import (
     Loaded,
     Refused,
@@ -23,6 +25,7 @@ from mmcl_jax.data.preparing.loading import (
     printable,
 )
 from mmcl_jax.data.preparing.preparation_report import Report
+from mmcl_jax.data.preparing.private_lists import without_names
 from mmcl_jax.data.preparing.staging import staged_folder
 from mmcl_jax.data.records import write_tfds_metadata
 from mmcl_jax.data.signals.lead_statistics import LeadSummary
@@ -40,6 +43,7 @@ def write(
     progress: bool = True,
     overwrite: bool = False,
     distribute: Callable[[Source, Blocks, Sequence[int]], None] | None = None,
+    ids: HashedIds | None = None,
 ) -> Report:
     """Prepares every record of a source and writes the cohort.
 
@@ -54,6 +58,8 @@ def write(
         progress: print how far it has come to stderr.
         overwrite: replace a cohort of this name.
         distribute: writes the blocks of the given numbers elsewhere, in place of `workers`.
+        ids: gives the records and people other names, see `hashed_ids.py`. What the source calls
+            them, and the files, are then neither in the cohort nor in the report, but in its lists.
 
     Raises:
         ValueError: the path of the output is not UTF-8.
@@ -67,6 +73,9 @@ def write(
             f"the path of the output, {printable(os.path.abspath(output))}, is not UTF-8, which "
             "ArrayRecord files need; choose another"
         )
+    origin = source
+    if ids:
+        source = HashedSource(origin, ids)
     with staged_folder(output, overwrite=overwrite, marker=MARKER, keep=JOURNALS) as folder:
         blocks = Blocks(folder, source.tasks)
         _claim(blocks, source, output, say=progress)
@@ -77,12 +86,20 @@ def write(
             _check_complete(blocks, finished)
         try:
             admitted = _admit_all(source, blocks, finished, workers, progress)
-            report = _write_folder(folder, output, source, blocks, admitted)
+            report = _report(output, source, admitted.admission)
+            if ids:
+                ids.lists.write(origin, report, admitted.admission, ids)
+                report = without_names(report, ids)
+            _write_folder(folder, source, blocks, admitted, report, ids)
         except CohortError:
             # The data are wrong: there is nothing to go on with.
             shutil.rmtree(blocks.path)
             raise
-    shutil.rmtree(output / FOLDER)
+        if ids:
+            # The journals have the names of the source: not for a moment in a finished cohort.
+            shutil.rmtree(blocks.path)
+    if not ids:
+        shutil.rmtree(output / FOLDER)
     return report
 
 
@@ -165,37 +182,49 @@ def _admit(entry: Loaded | Refused, result: _Admitted) -> bool:
     return loaded is not None
 
 
-def _write_folder(
-    folder: pathlib.Path, output: pathlib.Path, source: Source, blocks: Blocks, result: _Admitted
-) -> Report:
-    admission = result.admission
+def _report(output: pathlib.Path, source: Source, admission: Admission) -> Report:
+    """What became of the records, under the names of the source."""
     if not any(admission.used.values()):
         reasons = "".join(f"\n  {e.file or e.record}: {e.reason}" for e in admission.refused[:5])
         raise CohortError(
             f"source {source.name!r} has no usable record: {admission.read} read, "
             f"{len(admission.refused)} refused{', the first:' if reasons else ''}{reasons}"
         )
-    tables = {split: _table(admission.used[split], source.labels) for split in SPLITS}
-    has = {
-        field: np.concatenate([t[f"has_{field}"] for t in tables.values()])
-        for field in ("ecg", "cmr")
-    }
-    report = Report(
+    rows = [row for split in SPLITS for row in admission.used[split]]
+    return Report(
         path=output,
         source=source.name,
         read=admission.read,
         refused=tuple(admission.refused),
         flagged=tuple(admission.flagged),
-        splits={split: len(rows) for split, rows in admission.used.items()},
+        splits={split: len(used) for split, used in admission.used.items()},
         modalities={
-            "ECG": int(has["ecg"].sum()),
-            "CMR": int(has["cmr"].sum()),
-            "both": int((has["ecg"] & has["cmr"]).sum()),
+            "ECG": sum(row.has_ecg for row in rows),
+            "CMR": sum(row.has_cmr for row in rows),
+            "both": sum(row.has_ecg and row.has_cmr for row in rows),
         },
         labels=tuple(source.labels),
-        values={split: table["labels"] for split, table in tables.items()},
+        values={split: _values(admission.used[split], source.labels) for split in SPLITS},
     )
-    shards = blocks.name_shards(result.shards)
+
+
+def _write_folder(
+    folder: pathlib.Path,
+    source: Source,
+    blocks: Blocks,
+    result: _Admitted,
+    report: Report,
+    ids: HashedIds | None,
+) -> None:
+    tables = {
+        split: _table(result.admission.used[split], report.values[split], ids) for split in SPLITS
+    }
+    if ids:
+        order = {split: np.argsort(table["record"]) for split, table in tables.items()}
+        tables = {s: {k: v[order[s]] for k, v in table.items()} for s, table in tables.items()}
+        shards = blocks.name_shards_in(order, result.shards)
+    else:
+        shards = blocks.name_shards(result.shards)
     settings = plain(source.settings)
     content = {
         "format": FORMAT,
@@ -216,24 +245,30 @@ def _write_folder(
     columns = {f"{s}/{name}": array for s, table in tables.items() for name, array in table.items()}
     np.savez(folder / INDEX, **columns)
     report.write_csv(folder)
+    has = {"ecg": report.modalities["ECG"], "cmr": report.modalities["CMR"]}
     write_tfds_metadata(
         folder,
         shards,
         [label.name for label in source.labels],
         description=f"Cohort from source {source.name!r}: ECG, CMR frames, labels.",
-        complete=[field for field, present in has.items() if present.all()],
+        complete=[field for field, count in has.items() if count == report.used],
     )
-    return report
 
 
-def _table(rows: Sequence[Loaded], labels: Sequence[Label]) -> dict[str, np.ndarray]:
-    values = np.array([row.labels for row in rows], np.float32)
+def _values(rows: Sequence[Loaded], labels: Sequence[Label]) -> Float32[np.ndarray, "n K"]:
+    return np.array([row.labels for row in rows], np.float32).reshape(len(rows), len(labels))
+
+
+def _table(
+    rows: Sequence[Loaded], values: Float32[np.ndarray, "n K"], ids: HashedIds | None
+) -> dict[str, np.ndarray]:
+    record, subject = (ids.record, ids.subject) if ids else (str, str)
     return {
-        "record": np.array([row.record for row in rows], np.str_),
-        "subject": np.array([row.subject for row in rows], np.str_),
+        "record": np.array([record(row.record) for row in rows], np.str_),
+        "subject": np.array([subject(row.subject) for row in rows], np.str_),
         "has_ecg": np.array([row.has_ecg for row in rows], bool),
         "has_cmr": np.array([row.has_cmr for row in rows], bool),
-        "labels": values.reshape(len(rows), len(labels)),
+        "labels": values,
     }
 
 

@@ -4,11 +4,13 @@ import collections
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
 
 import numpy as np
 from jaxtyping import Float
 
+from mmcl_jax.csv_text import neutral
 from mmcl_jax.data.preparing.loading import Refused
 from mmcl_jax.data.targets.label_summary import words
 from mmcl_jax.data.targets.labels import Label
@@ -59,12 +61,21 @@ class Report:
 
     def write_csv(self, folder: pathlib.Path) -> None:
         """Writes refused.csv (record, file, reason) and flagged.csv (record, remark)."""
-        _write_rows(
-            folder / "refused.csv",
-            ("record", "file", "reason"),
-            [(entry.record, entry.file, entry.reason) for entry in self.refused],
-        )
-        _write_rows(folder / "flagged.csv", ("record", "remark"), self.flagged)
+        tables = {
+            "refused.csv": [
+                ("record", "file", "reason"),
+                *((entry.record, entry.file, entry.reason) for entry in self.refused),
+            ],
+            "flagged.csv": [("record", "remark"), *self.flagged],
+        }
+        for name, rows in tables.items():
+            with (folder / name).open("w", newline="", encoding="utf-8") as stream:
+                write_rows(stream, rows)
+
+
+def write_rows(stream: TextIO, rows: Iterable[Sequence[str]]) -> None:
+    """Writes rows of text as CSV, safe to open in a spreadsheet."""
+    csv.writer(stream, lineterminator="\n").writerows(map(neutral, row) for row in rows)
 
 
 def _reasons(title: str, reasons: Sequence[str], most: int = 10) -> list[str]:
@@ -108,10 +119,3 @@ def _label_lines(
         padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join(["", name.ljust(widths[0]), *padded]))
     return lines
-
-
-def _write_rows(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

@@ -8,6 +8,7 @@ length, although the paper prints mm.
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,9 @@ class Label:
     def __post_init__(self):
         if not self.name:
             raise ValueError("a label needs a name, found ''")
+        # Names become parts of file names.
+        if self.name[0] in "/\\" or ".." in re.split(r"[/\\]", self.name):
+            raise ValueError(f"label {self.name!r}: is a path out of the folder; rename it")
         if self.kind not in KINDS:
             raise ValueError(
                 f"label {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(KINDS)}"

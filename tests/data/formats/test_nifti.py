@@ -195,3 +195,10 @@ def test_real_volumes_show_the_pixels_of_the_dicom_files(recordings, patient, zi
         np.testing.assert_array_equal(chosen, dicom.pixels[:, frame])
     np.testing.assert_allclose(np.mean(volume.spacing), dicom.spacing, rtol=1e-4)
     assert volume.oriented
+
+
+def test_zeros_that_unpack_to_far_too_much(tmp_path, volume, monkeypatch):
+    path = heart_volumes.save(tmp_path / "a.nii.gz", volume)
+    monkeypatch.setattr(nifti, "_MAX_VOXELS", 88 * 96 * 9 - 1)
+    with pytest.raises(RefusedRecord, match="76,032 voxels, more than a cine can need"):
+        nifti.read(path)

@@ -141,3 +141,11 @@ def test_simulated_subjects_are_called_so(tmp_path):
 def test_no_cohort_no_preview(tmp_path):
     with pytest.raises(FileNotFoundError, match="no cohort at"):
         cohort_figures.write_preview(tmp_path / "none")
+
+
+def test_a_name_is_no_formula():
+    content = arrays(subjects=1, ecgs=1) | {
+        "image_names": ["$\\undefined$"],
+        "ecg_names": ["$x_{$"],
+    }
+    assert png(cohort_figures.preview("$\\frac{$", **content)).startswith(b"\x89PNG")

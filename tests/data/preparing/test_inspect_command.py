@@ -10,6 +10,7 @@ import tiny_source
 
 from mmcl_jax import prepare
 from mmcl_jax.data import cohort as cohorts
+from mmcl_jax.data.preparing import inspection
 from mmcl_jax.data.signals.leads import LEADS
 
 
@@ -204,3 +205,11 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys):
     (tmp_path / "cohort").mkdir()
     (tmp_path / "cohort" / "cohort.json").write_text("{}")
     assert "is not a cohort" in error(capsys, tmp_path / "cohort")
+
+
+def test_a_bomb_is_not_unpacked(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(inspection, "_LARGEST", 10_000)
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros((2, 2)), b=np.zeros((100, 1000)))
+    assert "b.npy is compressed and of 0.0 GiB; save it" in error(capsys, tmp_path / "bomb.npz")
+    np.savez(tmp_path / "stored.npz", b=np.zeros((100, 1000)))
+    assert inspect(capsys, tmp_path / "stored.npz")[0]["arrays"]["b"]["shape"] == [100, 1000]

@@ -47,3 +47,9 @@ def test_workers_get_a_source_without_tasks():
     assert vars(without_tasks(source)) == {"tasks": (), "seed": 3}
     assert source.tasks == (1, 2)
     assert without_tasks(TinySource(count=2)).tasks == range(2)
+
+
+def test_control_characters_are_written_out():
+    source = TinySource(changes=((3, "record", "a\x1b[2J\rb\0"), (3, "subject", "a\nb\x9b1m")))
+    (found,) = load_in_order(source, 0, [3])
+    assert (found.record, found.subject) == ("a\\x1b[2J\\x0db\\x00", "a\nb\\x9b1m")

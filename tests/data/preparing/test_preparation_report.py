@@ -1,9 +1,12 @@
 """The summary that the preparation prints: refusals by reason, remarks by kind."""
 
+import csv
 import pathlib
 
 import numpy as np
+from tiny_source import TinySource
 
+from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.data.preparing.loading import Refused
 from mmcl_jax.data.preparing.preparation_report import Report
 
@@ -54,3 +57,10 @@ def test_nothing_to_remark():
         "records with: ECG 1, CMR 0, both 0",
         "the source has no labels",
     ]
+
+
+def test_a_file_name_is_no_formula_of_a_spreadsheet(tmp_path):
+    source = TinySource(refused=(1,), changes=((2, "record", "=1+1"), (2, "flags", ("odd",))))
+    cohorts.write(source, tmp_path / "c", workers=0, progress=False)
+    with (tmp_path / "c" / "flagged.csv").open(newline="") as stream:
+        assert list(csv.reader(stream))[1:] == [["'=1+1", "odd"]]

@@ -77,3 +77,10 @@ def test_unknown_kind_names_the_label():
 def test_bad_json_is_refused(records, message):
     with pytest.raises(ValueError, match=message):
         labels.from_json(records)
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "\\\\host\\x", "..", "a\\..\\x"])
+def test_a_name_leads_nowhere(name):
+    with pytest.raises(ValueError, match="is a path out of the folder"):
+        labels.Label(name, "binary", "other")
+    assert labels.Label("ST/T..", "binary", "other").name == "ST/T.."
