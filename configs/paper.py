@@ -47,6 +47,10 @@ LONGER = {
     "image": {"epochs": 24, "evaluate_every_epochs": 4},
     "mmcl": {"epochs": 30, "evaluate_every_epochs": 3},
 }
+# Batch size and base rate of fine-tuning, chosen on the validation split with one seed.
+FINETUNED = {
+    "supervised": (8, 3e-4), "mae": (8, 3e-4), "mmcl": (32, 1e-4), "mmcl_wo_mdm": (32, 1e-4),
+}  # fmt: skip
 SEEDS = (0, 101, 202, 303, 404)
 
 
@@ -150,11 +154,10 @@ def _longer(name: str, few: bool) -> dict[str, Any]:
     Args:
         few: of the runs with a share of the labels.
     """
-    # Batch size and rate are those of the best validation AUROC of AF, of the baselines
-    # `supervised` and `mae` with one seed, among (32, 1e-4), (8, 1e-4) and (8, 3e-4).
+    batch_size, base_rate = FINETUNED[name]
     finetune = {
-        "targets": (*DISEASES, "phenotypes"), "seeds": SEEDS, "batch_size": 8,
-        "optimizer": {"base_rate": 3e-4},
+        "targets": (*DISEASES, "phenotypes"), "seeds": SEEDS, "batch_size": batch_size,
+        "optimizer": {"base_rate": base_rate},
     }  # fmt: skip
     if few:
         finetune |= {"targets": DISEASES, "epochs": 20, "evaluate_every_epochs": 2}

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmcl_jax import checkpoints, distributed, objectives, stages, tabular
+from mmcl_jax import checkpoints, distributed, objectives, origins, stages, tabular
 from mmcl_jax.augment.views import Views
 from mmcl_jax.data import finite, pipeline
 from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort, write
@@ -26,14 +26,12 @@ from mmcl_jax.data.sources.synthetic import Synthetic
 from mmcl_jax.data.targets import labels as label_lists
 from mmcl_jax.data.targets.labels import Label
 from mmcl_jax.data.targets.shuffled_labels import shuffle_labels
-from mmcl_jax.port import ported
 from mmcl_jax.retry import say
 from mmcl_jax.run_dir import RunDir, differences, write_atomically
 from mmcl_jax.stages import Stage
 from mmcl_jax.state import State, initialise
 from mmcl_jax.sweep import search
 from mmcl_jax.train import train
-from mmcl_jax.transplant import transplant
 
 VERBS = ("evaluate", "interpret", "probe", "report")
 # Settings in `data` of how recordings are read, not of which: a stage can go on with others.
@@ -131,9 +129,10 @@ class Experiment:
                 f"no stage {', '.join(unknown)}; the configuration has "
                 f"{', '.join(dict.fromkeys(stage.group for stage in self.stages))}"
             )
-        for position, stage in enumerate(self.stages):
-            if stage in chosen and stage.group not in VERBS and not self.run.done(stage.name):
-                stages.check(stage, self.stages[:position])
+        to_train = [s for s in chosen if s.group not in VERBS and not self.run.done(s.name)]
+        for stage in to_train:
+            stages.check(stage, self.stages[: self.stages.index(stage)])
+        origins.check_others(self, to_train)
         ran = False
         for number, stage in enumerate(chosen, 1):
             if self.is_done(stage):
@@ -275,7 +274,7 @@ class Experiment:
         # A stream of its own: the steps fold their number, which is smaller, into the same root.
         key = jax.random.fold_in(jax.random.key(stage.seed), 2**31 - 1)
         params, extra = initialise(objective, views, _first_rows(example), key)
-        params, extra = self._take_over(stage, params, extra)
+        params, extra = origins.take_over(self, stage, params, extra)
         return params, objective.update_extra(params, extra)
 
     def load(self, stage: Stage) -> Model:
@@ -284,56 +283,26 @@ class Experiment:
         Raises:
             CohortError: the cohort was preprocessed otherwise than what the stage was trained on.
         """
-        done = self._require_done(stage.name)
-        check_settings(self.cohort, self._trained_on(stage.name))
+        done = self.require_done(stage.name)
+        check_settings(self.cohort, self.trained_on(stage.name))
         params, extra, step = checkpoints.load(self.run.stage(stage.name), done["hand_on"])
         objective, views, labels = stages.build(stage, self.config["models"], self.cohort)
         return Model(objective, views, params, extra, labels, step)
 
-    def _take_over(self, stage: Stage, params: Any, extra: Any) -> tuple[Any, Any]:
-        """Replaces towers by those of earlier stages, of another run, or of `mmcl_jax.port`."""
-        for tower, origin in stage.config["init"].items():
-            found = self._towers(stage, origin)
-            if tower not in found.models:
-                raise ValueError(
-                    f"stage {stage.name} takes {tower} from {found.origin}, which has only "
-                    f"{', '.join(found.models)}"
-                )
-            wanted = {**self.config["models"][tower], **stage.config["towers"][tower]}
-            found.check(tower, wanted)
-            rules = {
-                "new": stage.config["new"],
-                "unused": stage.config["unused"],
-                "origin": found.origin,
-            }
-            fitted = {tower: ported.fit_positions(found.params[tower], wanted, found.origin)}
-            params = transplant(params, fitted, tower, **rules)
-            for collection in extra:
-                if tower in extra[collection]:
-                    moved = transplant(extra[collection], found.extra[collection], tower, **rules)
-                    extra = {**extra, collection: moved}
-        return params, extra
-
-    def _towers(self, stage: Stage, origin: str) -> ported.Towers:
-        """What `origin` names: an earlier stage, RUN:STAGE, or a folder of `mmcl_jax.port`."""
-        if ported.is_ported(origin) and origin not in [other.name for other in self.stages]:
-            return ported.read(origin)
-        folder, _, name = origin.rpartition(":")
-        source = Experiment.open(folder) if folder else self
-        source._require_done(name)
-        # What their other towers read, this stage may do without.
-        trained_on = source._trained_on(name)
-        fields = [field for field in stage.config["fields"] if field in trained_on]
-        check_settings(self.cohort, {field: trained_on[field] for field in fields})
-        return ported.read(f"{source.run.path}:{name}")
-
-    # --- bookkeeping ---------------------------------------------------------------------------
-
-    def _require_done(self, name: str) -> dict[str, Any]:
+    def require_done(self, name: str) -> dict[str, Any]:
+        """done.json of a stage. Raises ValueError where it is not done."""
         done = self.run.done(name)
         if done is None:
             raise ValueError(f"stage {name} of {self.run.path} is not done; run it first")
         return done
+
+    def trained_on(self, name: str) -> dict[str, Any]:
+        """The preprocessing settings of what a stage was trained on, by modality."""
+        settings = json.loads((self.run.stage(name) / "stage.json").read_text())
+        found = settings["data"]["preprocessing"]
+        return {field: found[field] for field in settings["stage"]["fields"] if field in found}
+
+    # --- bookkeeping ---------------------------------------------------------------------------
 
     def _inputs(self, stage: Stage) -> dict[str, Any]:
         """What a stage depends on: runs of earlier stages, and for a verb its settings."""
@@ -351,12 +320,6 @@ class Experiment:
         fields = {field for stage in self.training_stages() for field in stage.config["fields"]}
         wanted = self.config["data"]["preprocessing"]
         return {field: settings for field, settings in wanted.items() if field in fields}
-
-    def _trained_on(self, name: str) -> dict[str, Any]:
-        """The preprocessing settings of what a stage was trained on, by modality."""
-        settings = json.loads((self.run.stage(name) / "stage.json").read_text())
-        found = settings["data"]["preprocessing"]
-        return {field: found[field] for field in settings["stage"]["fields"] if field in found}
 
     def _settings(self, stage: Stage) -> dict[str, Any]:
         machine = (*_READING, "prepare_workers")

@@ -10,7 +10,7 @@ import pytest
 from port_files import DECODER_HEADS, DECODER_WIDTH, DEPTH, HEADS, WIDTH, port, refused, small
 from tiny_experiment import read_config, shrink
 
-from mmcl_jax import models
+from mmcl_jax import models, origins
 from mmcl_jax.checkpoints import Checkpoints
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.port import ported, torch_file, torch_writer
@@ -68,7 +68,7 @@ def starting_from(origin, folder, name="mmcl", **encoder):
 def test_a_stage_starts_from_ported_weights_or_another_run(folder, capsys, origin):
     experiment, stage, fresh = starting_from(folder / origin, folder, samples=1000)
     check(stage, [])
-    params, _ = experiment._take_over(stage, fresh, {})
+    params, _ = origins.take_over(experiment, stage, fresh, {})
     assert "interpolated (bicubic) from 5 to 10" in capsys.readouterr().out
     ours, theirs = params["ecg_encoder"], ported.read(folder / "mae").params["ecg_encoder"]
     assert ours["pos_embed"].shape == (1, 121, WIDTH)
@@ -91,17 +91,24 @@ def test_an_encoder_of_other_settings_is_an_error(folder, origin, sizes, found):
     experiment, stage, fresh = starting_from(folder / origin, folder, **sizes)
     flag = f"--config.models.ecg_encoder.{next(iter(sizes))}="
     with pytest.raises(ValueError, match=rf"ecg_encoder of .*{origin} has {found}.* Set {flag}"):
-        experiment._take_over(stage, fresh, {})
+        origins.take_over(experiment, stage, fresh, {})
+
+
+def test_it_is_found_before_the_first_stage_is_trained(folder, capsys):
+    experiment, _, _ = starting_from(folder / "mae", folder, heads=2)
+    with pytest.raises(ValueError, match="heads 3; the configuration says heads 2"):
+        experiment.run_all()
+    assert "stage mdm" not in capsys.readouterr().out
 
 
 def test_what_a_stage_cannot_start_from(folder):
     experiment, stage, fresh = starting_from(folder / "run:mmcl", folder)
     with pytest.raises(ValueError, match="stage mmcl of .*run is not done"):
-        experiment._take_over(stage, fresh, {})
+        origins.take_over(experiment, stage, fresh, {})
     experiment, stage, fresh = starting_from(folder / "mae", folder)
     stage.config["init"] = {"cmr_encoder": str(folder / "mae")}
     with pytest.raises(ValueError, match="takes cmr_encoder from .*which has only ecg_encoder, de"):
-        experiment._take_over(stage, fresh, {})
+        origins.take_over(experiment, stage, fresh, {})
     stage.config["init"] = {"ecg_encoder": "nowhere"}
     with pytest.raises(ValueError, match="no folder that mmcl_jax.port wrote"):
         check(stage, [])
