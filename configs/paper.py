@@ -160,5 +160,7 @@ def _longer(name: str, few: bool) -> dict[str, Any]:
         "optimizer": {"base_rate": base_rate},
     }  # fmt: skip
     if few:
-        finetune |= {"targets": DISEASES, "epochs": 20, "evaluate_every_epochs": 2}
+        # 5 % of the smallest balanced set are 28 records.
+        few_records = {"batch_size": 8, "epochs": 20, "evaluate_every_epochs": 2}
+        finetune |= {"targets": DISEASES, **few_records}
     return {**{stage: LONGER[stage] for stage in STUDY[name]}, "finetune": finetune}

@@ -1,6 +1,6 @@
 """Cine CMR of a synthetic subject: the mid-ventricular short-axis slice at ES, mid-systole and ED.
 
-Everything is drawn from `synthetic_anatomy`: the blood pool of the left ventricle with the
+Everything is drawn from `anatomy.py`: the blood pool of the left ventricle with the
 thickness and motion of the AHA segments 7 to 12, and the crescent of the right ventricle with the
 area that its volume asks for. Around them lie fat, lungs, liver, chest wall and spine, seen by a
 surface coil with Rician noise. Shapes are functions of the distance from a centre, so that edges

@@ -29,7 +29,7 @@ def draw_diseases(
     Args:
         rng: drawn from once per disease.
         anatomy: n subjects.
-        prevalence: name of a population in `synthetic_anatomy.POPULATIONS`.
+        prevalence: name of a population in `anatomy.POPULATIONS`.
     """
     shift = intercepts(prevalence)
     return {
