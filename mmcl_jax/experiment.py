@@ -102,7 +102,8 @@ class Experiment:
             workers = self.config["data"]["prepare_workers"]
             report = write(source, path, workers=None if workers < 0 else workers)
             print(report, end="", flush=True)
-        found = open_cohort(path).parameters
+        # A cohort of an earlier version lacks what could not be chosen then.
+        found = {**Synthetic().parameters, **open_cohort(path).parameters}
         if lines := differences(found, source.parameters):
             raise ValueError(
                 f"{path} is another synthetic cohort than data.synthetic asks for: "
@@ -327,6 +328,9 @@ class Experiment:
         if not data.get("shuffle_labels"):
             # Runs from before there was a choice have their labels as they are.
             data.pop("shuffle_labels", None)
+        if tuple(data["synthetic"].get("splits", ())) == Synthetic.splits:
+            # Likewise.
+            data["synthetic"] = {k: v for k, v in data["synthetic"].items() if k != "splits"}
         towers = {tower: self.config["models"][tower] for tower in stage.config["towers"]}
         config = dict(stage.config)
         if sweep := config.pop("sweep", None):

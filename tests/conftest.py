@@ -37,3 +37,11 @@ def recordings() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no recordings at {folder}; set MMCL_JAX_TEST_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For programs that run a few steps only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -289,6 +289,18 @@ def test_a_tower_needs_no_settings_of_the_modality_it_leaves(finished, tmp_path)
     assert done["preprocessing_hash"] == content["settings_hash"]
 
 
+def test_runs_from_before_splits_could_be_chosen_go_on(finished):
+    config, folder = finished
+    before = json.loads(json.dumps(config))
+    del before["data"]["synthetic"]["splits"]
+    for stage in start(config, folder).training_stages():
+        assert start(before, folder)._settings(stage) == start(config, folder)._settings(stage)
+    other = json.loads(json.dumps(config))
+    other["data"]["synthetic"]["splits"] = [50, 25, 25]
+    with pytest.raises(ValueError, match=r"synthetic.splits: .* then, \[50, 25, 25\] now"):
+        start(other, folder).run_all()
+
+
 def test_a_frozen_tower_stays_bit_for_bit(finished, tmp_path):
     config, folder = finished
     config = json.loads(json.dumps(config))

@@ -12,6 +12,16 @@ from tiny_source import TinySource
 
 from mmcl_jax.data.signals.lead_statistics import lead_statistics
 
+# Refused, flagged, without one half, a record that comes twice, and one ECG that does.
+MIXED = {
+    "refused": (5, 17),
+    "flagged": (2, 22),
+    "without_ecg": (11, 28),
+    "without_cmr": (4,),
+    "paired": 10,
+    "changes": ((16, "record", "r006"),),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class NotingSource(TinySource):

@@ -1,7 +1,6 @@
 """Tables and figures of the paper from made-up runs of some methods."""
 
 import csv
-import html.parser
 import json
 import re
 import shutil
@@ -11,6 +10,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 from made_run import write_method
+from page_reader import PageReader
 
 from mmcl_jax.report import __main__ as command
 from mmcl_jax.report import write_paper_report
@@ -49,21 +49,6 @@ def _truth(run, target, seed):
 def _rows(file):
     with file.open(newline="") as opened:
         return list(csv.DictReader(opened))
-
-
-class _Reader(html.parser.HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "link", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def test_table_numbers_are_those_of_sklearn(study, page):
@@ -174,7 +159,7 @@ def test_differences_carry_the_right_p_values(study, page):
 
 
 def test_page_is_whole_escaped_and_asks_for_nothing(study, page):
-    reader = _Reader(page)
+    reader = PageReader(page)
     assert reader.open == []
     assert {tag for tag, _ in reader.tags}.isdisjoint({"script", "link", "iframe"})
     for _, attributes in reader.tags:

@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import html.parser
 import json
 import re
 import subprocess
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_source
 from made_run import write_run
+from page_reader import PageReader
 
 from mmcl_jax import report
 from mmcl_jax.data import cohort as cohorts
@@ -22,26 +22,6 @@ from mmcl_jax.report.files import file_name
 from mmcl_jax.report.inputs import METRIC_COLUMNS, read_run
 from mmcl_jax.report.run_figures import best_metric
 from mmcl_jax.report.run_results import result_text
-
-
-class _Reader(html.parser.HTMLParser):
-    """Collects tags, attributes and visible text, and checks that tags are closed in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text, self.open = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "link", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +35,7 @@ def page(run):
 
 
 def test_page_is_well_formed_and_asks_for_nothing(page):
-    reader = _Reader(page)
+    reader = PageReader(page)
     assert reader.open == []
     for tag, attributes in reader.tags:
         assert tag not in ("script", "link", "iframe")
@@ -69,7 +49,7 @@ def test_page_is_well_formed_and_asks_for_nothing(page):
 
 
 def test_page_says_what_was_run_and_that_it_is_synthetic(page):
-    text = " ".join(_Reader(page).text)
+    text = " ".join(PageReader(page).text)
     assert "they say nothing about patients" in text
     assert "Research use only, not for clinical use." in text
     for expected in (
@@ -109,7 +89,7 @@ def test_files_beside_the_page(run, page):
     folder = run / "report"
     source = (run / "evaluate" / "metrics.csv").read_text()
     assert (folder / "metrics.csv").read_text() == source
-    names = {a["href"] for t, a in _Reader(page).tags if t == "a" and a["href"][0] != "#"}
+    names = {a["href"] for t, a in PageReader(page).tags if t == "a" and a["href"][0] != "#"}
     assert names == {file.name for file in folder.iterdir()} - {"index.html"}
     assert {"roc.png", "scatter_finetune_LV.png", "curves_mdm.png"} <= names
     embedded = re.findall(r'base64,([^"]+)"', page)
@@ -143,7 +123,7 @@ def test_the_cohort_is_shown_where_its_preview_is_at_hand(tmp_path):
     run.mkdir()
     for config, folder in (({"data": {"path": str(cohort)}}, cohort), ({}, run / "cohort")):
         (run / "config.json").write_text(json.dumps(config))
-        assert "Cohort" not in _Reader(write_report(run).read_text()).text
+        assert "Cohort" not in PageReader(write_report(run).read_text()).text
         source = tiny_source.TinySource(count=3)
         cohorts.write(source, folder, workers=0, progress=False)
         preview = write_preview(folder)
@@ -179,7 +159,7 @@ def test_a_run_that_holds_only_its_configuration(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     index = tmp_path / "report" / "index.html"
     assert done.stdout.strip() == str(index)
-    text = " ".join(_Reader(index.read_text()).text)
+    text = " ".join(PageReader(index.read_text()).text)
     for absent in ("metrics.jsonl", "metrics.csv", "environment.json", "cmr_similarity.npz"):
         assert f"{absent} is absent" in text
     assert "does not state where its data come from" in text
@@ -198,7 +178,7 @@ def test_text_is_escaped(tmp_path):
     csv_text = f"{','.join(METRIC_COLUMNS)}\n{row}\n"
     (tmp_path / "evaluate" / "metrics.csv").write_text(csv_text)
     page = write_report(tmp_path).read_text()
-    reader = _Reader(page)
+    reader = PageReader(page)
     assert {tag for tag, _ in reader.tags}.isdisjoint({"script", "b", "i", "u"})
     assert all(a.get("src", "data:").startswith("data:") for _, a in reader.tags)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page

@@ -40,12 +40,7 @@ MEMBERS = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Many programs of a few steps each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,10 @@ import time
 
 import numpy as np
 import pytest
-from noting_source import NotingSource
+from noting_source import MIXED, NotingSource
 
 from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.data.preparing import blocks, preparation
-
-# Records of every kind: refused, flagged, without one half, and one that comes twice.
-MIXED = {
-    "refused": (5, 17),
-    "flagged": (2, 22),
-    "without_ecg": (11, 28),
-    "without_cmr": (4,),
-    "paired": 10,
-    "changes": ((16, "record", "r006"),),
-}
 
 
 @pytest.fixture(autouse=True)

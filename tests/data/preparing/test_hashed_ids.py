@@ -12,6 +12,7 @@ import made_cardiosoft
 import numpy as np
 import pytest
 from eid_source import EIDS, EidSource
+from noting_source import MIXED
 
 from mmcl_jax import prepare
 from mmcl_jax.data import cohort as cohorts
@@ -19,16 +20,6 @@ from mmcl_jax.data.preparing import blocks, hashed_ids, preparation
 from mmcl_jax.data.preparing.admission import CohortError
 from mmcl_jax.data.preparing.loading import without_tasks
 from mmcl_jax.data.sources import ptbxl
-
-# Records of every kind: refused, flagged, without one half, one that comes twice, one ECG twice.
-MIXED = {
-    "refused": (5, 17),
-    "flagged": (2, 22),
-    "without_ecg": (11, 28),
-    "without_cmr": (4,),
-    "paired": 10,
-    "changes": ((16, "record", "r006"),),
-}
 
 
 @pytest.fixture(autouse=True)

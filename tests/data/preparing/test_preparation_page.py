@@ -1,12 +1,13 @@
 """The page of a prepared cohort: what it says, and that it is one safe file."""
 
 import dataclasses
-import html.parser
+import html
 import re
 
 import numpy as np
 import pytest
 import tiny_source
+from page_reader import PageReader
 
 from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.data.preparing import preparation_page
@@ -92,19 +93,7 @@ def test_it_is_one_file_that_asks_for_nothing(page):
     assert {(quote, first) for quote, first in targets} == {('"', "d"), ('"', "#")}
     assert page.count("data:image/png;base64,") == 2  # the ages, and the examples
 
-    class Balanced(html.parser.HTMLParser):
-        open_tags: list = []
-
-        def handle_starttag(self, tag, attributes):
-            if tag not in ("meta", "img"):
-                self.open_tags.append(tag)
-
-        def handle_endtag(self, tag):
-            assert self.open_tags.pop() == tag
-
-    parser = Balanced()
-    parser.feed(page)
-    assert parser.open_tags == []
+    assert PageReader(page).open == []
 
 
 def test_a_cohort_with_little_in_it(tmp_path):
