@@ -43,7 +43,7 @@ STUDY = {
     "mmcl_wo_mdm": ("image", "mmcl"),
 }  # fmt: skip
 LONGER = {
-    "mdm": {"epochs": 20, "evaluate_every_epochs": 4},
+    "mdm": {"epochs": 100, "evaluate_every_epochs": 10},
     "image": {"epochs": 24, "evaluate_every_epochs": 4},
     "mmcl": {"epochs": 30, "evaluate_every_epochs": 3},
 }
@@ -157,10 +157,10 @@ def _longer(name: str, few: bool) -> dict[str, Any]:
     batch_size, base_rate = FINETUNED[name]
     finetune = {
         "targets": (*DISEASES, "phenotypes"), "seeds": SEEDS, "batch_size": batch_size,
-        "optimizer": {"base_rate": base_rate},
+        "optimizer": {"base_rate": base_rate}, "epochs": 12, "evaluate_every_epochs": 2,
     }  # fmt: skip
     if few:
         # 5 % of the smallest balanced set are 28 records.
-        few_records = {"batch_size": 8, "epochs": 20, "evaluate_every_epochs": 2}
+        few_records = {"batch_size": 8, "epochs": 40, "evaluate_every_epochs": 5}
         finetune |= {"targets": DISEASES, **few_records}
     return {**{stage: LONGER[stage] for stage in STUDY[name]}, "finetune": finetune}

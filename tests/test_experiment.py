@@ -20,6 +20,9 @@ from mmcl_jax.interpret.similarity import similarity
 from mmcl_jax.run_dir import RunDir
 
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+
 def snapshot(folder: pathlib.Path) -> dict[str, tuple[int, int]]:
     files = (file for file in folder.rglob("*") if file.is_file())
     return {str(f): (f.stat().st_size, f.stat().st_mtime_ns) for f in files}

@@ -23,6 +23,12 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
+@pytest.fixture(autouse=True)
+def quick_compiles(monkeypatch):
+    """As `compiled_quickly`, for the runs that a test starts."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
 def run_command(command, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
 
