@@ -45,14 +45,18 @@ def run_verb(verb: str, description: str) -> None:
         repeat_verb(verb, parsed.run)
 
 
-def repeat_verb(verb: str, path: str) -> None:
-    """Runs a verb again for a run directory, with the settings of its configuration."""
+def repeat_verb(verb: str, path: str, otherwise: str = "") -> None:
+    """Runs a verb again for a run directory, with the settings of its configuration.
+
+    Args:
+        otherwise: what to do where the run has no such stage.
+    """
     # Orbax logs every file that it reads.
     logging.set_verbosity(logging.ERROR)
     with errors_in_one_line():
         experiment = Experiment.open(path)
         settings = {stage.group: stage.config for stage in experiment.stages}
         if verb not in settings:
-            raise ValueError(f"the configuration of {path} has no stage {verb!r}")
+            raise ValueError(f"the configuration of {path} has no stage {verb!r}{otherwise}")
         summary = importlib.import_module(f"mmcl_jax.{verb}").run(experiment, **settings[verb])
         print(", ".join(f"{name} {value}" for name, value in summary.items()))

@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command. Returns its exit code."""
     options = _parser().parse_args(arguments)
     if not (options.input or options.record):
-        repeat_verb("interpret", options.run)
+        otherwise = "; maps of one ECG are made with --input or --record, and --output"
+        repeat_verb("interpret", options.run, otherwise)
         return 0
     # Orbax logs every file that it reads.
     logging.set_verbosity(logging.ERROR)

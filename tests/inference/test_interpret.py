@@ -1,5 +1,7 @@
 """Maps of one ECG: what the command writes, and what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
 from trained_run import N
@@ -113,3 +115,13 @@ def test_a_record_that_is_refused(run, tmp_path, capsys):
     options = ("--rate", 500, "--unit", "mV", "--output", tmp_path / "out")
     assert start(run, "--input", tmp_path / "flat.npy", *options) == 1
     assert "flat.npy: every lead is flat" in capsys.readouterr().err
+
+
+def test_a_run_without_that_stage_points_to_the_maps_of_one_ecg(run, tmp_path, capsys):
+    config = json.loads((run / "config.json").read_text())
+    config["order"] = [stage for stage in config["order"] if stage != "interpret"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit):
+        start(tmp_path)
+    error = capsys.readouterr().err
+    assert "has no stage 'interpret'; maps of one ECG are made with --input" in error
