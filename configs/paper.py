@@ -49,7 +49,7 @@ LONGER = {
 }
 # Batch size and base rate of fine-tuning, chosen on the validation split with one seed.
 FINETUNED = {
-    "supervised": (8, 3e-4), "mae": (8, 3e-4), "mmcl": (32, 1e-4), "mmcl_wo_mdm": (32, 1e-4),
+    "supervised": (8, 3e-4), "mae": (8, 3e-4), "mmcl": (8, 1e-4), "mmcl_wo_mdm": (8, 1e-4),
 }  # fmt: skip
 SEEDS = (0, 101, 202, 303, 404)
 
@@ -161,6 +161,6 @@ def _longer(name: str, few: bool) -> dict[str, Any]:
     }  # fmt: skip
     if few:
         # 5 % of the smallest balanced set are 28 records.
-        few_records = {"batch_size": 8, "epochs": 40, "evaluate_every_epochs": 5}
+        few_records = {"batch_size": 8, "epochs": 24, "evaluate_every_epochs": 4}
         finetune |= {"targets": DISEASES, **few_records}
     return {**{stage: LONGER[stage] for stage in STUDY[name]}, "finetune": finetune}
