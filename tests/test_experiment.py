@@ -19,7 +19,6 @@ from mmcl_jax.interpret.heart import heart_contrast, inside_and_outside
 from mmcl_jax.interpret.similarity import similarity
 from mmcl_jax.run_dir import RunDir
 
-
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
@@ -94,6 +93,8 @@ def test_similarity_over_the_heart_of_all_test_subjects(finished):
         rel=1e-4,
     )
     assert found["untrained"]["n"] == 12
+    centred = found["trained, own less others"]
+    assert abs(centred["inside"]) < abs(found["trained"]["inside"])
     assert found["trained"]["inside"] != found["untrained"]["inside"]
 
 

@@ -1,5 +1,8 @@
 """Are the maps over CMR frames higher over the heart than beside it?
 
+The cosine of an ECG with a place has two parts: what all ECGs share, which says nothing of the
+subject and can be most of it, and what sets the ECG of the subject apart from those of others.
+
 Only stages that see whole frames (`crop_heart=False`) can be asked: a crop to the heart has no
 beside. The box around the heart says where it is; the encoder of such a stage never sees the box.
 """
@@ -26,12 +29,19 @@ def heart_contrast(experiment: Experiment, stage: Stage, split: str) -> dict[str
     Returns:
         For 'trained', and for the same towers with fresh random parameters ('untrained'): means
         over subjects of the mean cosine 'inside' and 'outside' the box, their 'ratio', and the
-        share of subjects with a 'higher_inside'; with the number of subjects 'n'.
+        share of subjects with a 'higher_inside'; with the number of subjects 'n'. The same under
+        'trained, own less others' and 'untrained, own less others' for the cosine with the ECG of
+        the subject, less the mean cosine with the ECGs of all other subjects.
+
+    Raises:
+        ValueError: the split has fewer than two paired records.
     """
     trained = experiment.load(stage)
     cohort, fields = experiment.cohort, tuple(stage.config["fields"])
     rows = pipeline.select(cohort, split, fields=fields)
     (example,) = pipeline.eval_batches(cohort, split, rows[:2], fields=fields, batch_size=2)
+    if len(rows) < 2:
+        raise ValueError(f"split {split!r} has {len(rows)} paired records; expected 2 or more")
     key = jax.random.key(stage.seed)
     params, extra = initialise(trained.objective, trained.views, example, key)
     untrained = dataclasses.replace(trained, params=params, extra=extra)
@@ -42,11 +52,25 @@ def heart_contrast(experiment: Experiment, stage: Stage, split: str) -> dict[str
         sizes.append(record["cmr"].shape[:2])
     found = {}
     for name, model in (("trained", trained), ("untrained", untrained)):
-        maps = predict(
-            experiment, stage, model, split, rows, batch_size=64, method="local_similarity"
-        )["cmr"]
-        found[name] = _summary(*inside_and_outside(maps, np.array(boxes), np.array(sizes)))
+        parts = predict(experiment, stage, model, split, rows, batch_size=64, method="places")
+        own, other = similarity_to_own_and_others(parts["cmr"], parts["ecg"])
+        for suffix, maps in (("", own), (", own less others", own - other)):
+            in_and_out = inside_and_outside(maps, np.array(boxes), np.array(sizes))
+            found[name + suffix] = _summary(*in_and_out)
     return found
+
+
+def similarity_to_own_and_others(
+    places: Float[np.ndarray, "N h w K"], ecg: Float[np.ndarray, "N K"]
+) -> tuple[Float[np.ndarray, "N h w"], Float[np.ndarray, "N h w"]]:
+    """Cosine of each place with the ECG of its subject, and the mean over all other ECGs.
+
+    Args:
+        places, ecg: of length 1.
+    """
+    own = np.einsum("nhwk,nk->nhw", places, ecg)
+    to_all = np.einsum("nhwk,k->nhw", places, ecg.sum(axis=0, dtype=np.float64))
+    return own, (to_all - own) / (len(ecg) - 1)
 
 
 def inside_and_outside(

@@ -106,6 +106,17 @@ class Objective(Base):
             "cmr_projection": normalise(self.project_cmr(batch["cmr"])),
         }
 
+    def places(self, batch: Batch) -> dict[str, Array]:
+        """Projections of each 1x1 region of the CMR feature map, and of the ECG, of length 1.
+
+        Returns:
+            cmr [B, h, w, K] and ecg [B, K].
+        """
+        return {
+            "cmr": self._project_map(self.cmr_encoder(batch["cmr"], train=False)["map"]),
+            "ecg": normalise(self.project_ecg(batch["ecg"])),
+        }
+
     def local_similarity(self, batch: Batch) -> dict[str, Array]:
         """Cosine similarity of one modality as a whole with each place of the other.
 
@@ -115,12 +126,7 @@ class Objective(Base):
         """
         encoded_cmr = self.cmr_encoder(batch["cmr"], train=False)
         encoded_ecg = self.ecg_encoder(batch["ecg"], train=False)
-        batch_size, height, width, channels = encoded_cmr["map"].shape
-        enlarged = (height * self.map_upsampling, width * self.map_upsampling)
-        shape = (batch_size, *enlarged, channels)
-        places = normalise(
-            self.cmr_projector(jax.image.resize(encoded_cmr["map"], shape, "bilinear"))
-        )
+        places = self._project_map(encoded_cmr["map"])
         tokens = normalise(self.ecg_projector(encoded_ecg["tokens"][:, 1:]))
         whole_ecg = normalise(self.ecg_projector(encoded_ecg["features"]))
         whole_cmr = normalise(self.cmr_projector(encoded_cmr["features"]))
@@ -128,6 +134,12 @@ class Objective(Base):
             "cmr": jnp.einsum("bhwk,bk->bhw", places, whole_ecg) / self.map_divisor,
             "ecg": jnp.einsum("bnk,bk->bn", tokens, whole_cmr) / self.map_divisor,
         }
+
+    def _project_map(self, encoded: Float[Array, "B H W C"]) -> Float[Array, "B h w K"]:
+        batch_size, height, width, channels = encoded.shape
+        enlarged = (height * self.map_upsampling, width * self.map_upsampling)
+        shape = (batch_size, *enlarged, channels)
+        return normalise(self.cmr_projector(jax.image.resize(encoded, shape, "bilinear")))
 
     def summarise(
         self, outputs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]

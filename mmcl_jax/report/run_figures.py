@@ -198,8 +198,10 @@ def similarity_section(run: Run, figures: Figures) -> Html:
         parts.append(
             paragraph(
                 "Mean cosine similarity inside and outside the box around the heart, which this "
-                "stage does not see: its images are whole frames. Untrained: the same encoders "
-                "with fresh random parameters."
+                "stage does not see: its images are whole frames. Own less others: cosine with "
+                "the ECG of the subject less the mean cosine with the ECGs of all others, which "
+                "takes away what all ECGs share. Untrained: the same encoders with fresh random "
+                "parameters."
             )
         )
     if run.ecg is None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmcl_jax.interpret.heart import inside_and_outside
+from mmcl_jax.interpret.heart import inside_and_outside, similarity_to_own_and_others
 
 
 def test_a_map_that_is_one_over_the_heart():
@@ -36,3 +36,20 @@ def test_pixels_agree_where_boxes_do_not_meet_the_cells():
         heart[top : top + height, left : left + width] = True
         assert inside[number] == pytest.approx(pixels[heart].mean(), rel=1e-12)
         assert outside[number] == pytest.approx(pixels[~heart].mean(), rel=1e-12)
+
+
+def test_others_are_all_but_the_subject():
+    generator = np.random.default_rng(1)
+    places, ecg = generator.normal(size=(4, 2, 3, 5)), generator.normal(size=(4, 5))
+    own, others = similarity_to_own_and_others(places, ecg)
+    for number in range(4):
+        cosines = places[number] @ ecg.T
+        np.testing.assert_allclose(own[number], cosines[..., number], rtol=1e-12)
+        expected = np.delete(cosines, number, axis=-1).mean(axis=-1)
+        np.testing.assert_allclose(others[number], expected, rtol=1e-12)
+
+
+def test_what_all_ecgs_share_cancels():
+    places = np.random.default_rng(2).normal(size=(3, 2, 2, 4))
+    own, others = similarity_to_own_and_others(places, np.ones((3, 4)))
+    np.testing.assert_allclose(own, others, rtol=1e-12)
