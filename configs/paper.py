@@ -49,7 +49,7 @@ LONGER = {
 }
 # Batch size and base rate of fine-tuning, chosen on the validation split with one seed.
 FINETUNED = {
-    "supervised": (8, 3e-4), "mae": (8, 3e-4), "mmcl": (8, 1e-4), "mmcl_wo_mdm": (8, 1e-4),
+    "supervised": (8, 3e-4), "mae": (8, 1e-4), "mmcl": (8, 1e-4), "mmcl_wo_mdm": (8, 1e-4),
 }  # fmt: skip
 SEEDS = (0, 101, 202, 303, 404)
 
