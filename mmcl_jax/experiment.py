@@ -17,7 +17,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmcl_jax import checkpoints, distributed, objectives, origins, stages, tabular
+from mmcl_jax import (
+    checkpoints,
+    distributed,
+    objectives,
+    origins,
+    stage_settings,
+    stages,
+    tabular,
+)
 from mmcl_jax.augment.views import Views
 from mmcl_jax.data import finite, pipeline
 from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort, write
@@ -34,9 +42,6 @@ from mmcl_jax.sweep import search
 from mmcl_jax.train import train
 
 VERBS = ("evaluate", "interpret", "probe", "report")
-# Settings in `data` of how recordings are read, not of which: a stage can go on with others.
-_PLACES = ("resident", "cache", "workers")
-_READING = (*_PLACES, "on_corrupt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Experiment:
         self.stages = stages.expand(config)
         self._cohort: Cohort | None = None
         # A configuration of an earlier version has not all of them.
-        reading = {k: v for k, v in config["data"].items() if k in _PLACES}
+        reading = {k: v for k, v in config["data"].items() if k in stage_settings.PLACES}
         self.recordings = Recordings(**reading)
 
     @classmethod
@@ -323,14 +328,7 @@ class Experiment:
         return {field: settings for field, settings in wanted.items() if field in fields}
 
     def _settings(self, stage: Stage) -> dict[str, Any]:
-        machine = (*_READING, "prepare_workers")
-        data = {k: v for k, v in self.config["data"].items() if k not in machine}
-        if not data.get("shuffle_labels"):
-            # Runs from before there was a choice have their labels as they are.
-            data.pop("shuffle_labels", None)
-        if tuple(data["synthetic"].get("splits", ())) == Synthetic.splits:
-            # Likewise.
-            data["synthetic"] = {k: v for k, v in data["synthetic"].items() if k != "splits"}
+        data = stage_settings.of_data(self.config["data"])
         towers = {tower: self.config["models"][tower] for tower in stage.config["towers"]}
         config = dict(stage.config)
         if sweep := config.pop("sweep", None):
@@ -351,7 +349,7 @@ class Experiment:
         file = self.run.stage(stage.name) / "stage.json"
         if not file.is_file():
             return
-        lines = differences(json.loads(file.read_text()), self._settings(stage))
+        lines = stage_settings.changed(json.loads(file.read_text()), self._settings(stage))
         if lines and not self._force:
             raise ValueError(
                 f"{self.run.path} holds stage {stage.name} with other settings: "

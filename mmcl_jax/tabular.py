@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from mmcl_jax import stages
+from mmcl_jax import stage_settings, stages
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort, open_cohort
 from mmcl_jax.data.preparing.loading import default_workers
 from mmcl_jax.data.targets.labels import Label
 from mmcl_jax.predictions import gather, validation_score
-from mmcl_jax.run_dir import differences, write_atomically
+from mmcl_jax.run_dir import write_atomically
 from mmcl_jax.stages import Stage
 from mmcl_jax.sweep import grid as sweep_grid
 
@@ -182,7 +182,7 @@ def _search(experiment: "Experiment", stage: Stage, data: _Data, seed: int) -> d
     file = folder / "best.json"
     if file.is_file():
         best = json.loads(file.read_text())
-        if lines := differences(best["settings"], settings):
+        if lines := stage_settings.changed(best["settings"], settings):
             raise ValueError(
                 f"{folder} holds a search with other settings: {'; '.join(lines)}. Use a new "
                 "--workdir, or delete the folder to search again"

@@ -15,7 +15,7 @@ from mmcl_jax.command import run_verb
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import settings_hash
 from mmcl_jax.experiment import Experiment
-from mmcl_jax.interpret.heart import heart_contrast, inside_and_outside
+from mmcl_jax.interpret.heart import contrast, heart_contrast, inside_and_outside
 from mmcl_jax.interpret.similarity import similarity
 from mmcl_jax.run_dir import RunDir
 
@@ -82,16 +82,7 @@ def test_similarity_over_the_heart_of_all_test_subjects(finished):
     cmr, _ = similarity(experiment, "mmcl", "test", rows)
     size = np.full((len(rows), 2), cmr["whole"].shape[1])
     inside, outside = inside_and_outside(cmr["similarity"], cmr["box"], size)
-    assert found["trained"] == pytest.approx(
-        {
-            "inside": inside.mean(),
-            "outside": outside.mean(),
-            "ratio": inside.mean() / outside.mean(),
-            "higher_inside": (inside > outside).mean(),
-            "n": 12,
-        },
-        rel=1e-4,
-    )
+    assert found["trained"] == pytest.approx(contrast(inside, outside), rel=1e-4)
     assert found["untrained"]["n"] == 12
     centred = found["trained, own less others"]
     assert abs(centred["inside"]) < abs(found["trained"]["inside"])
@@ -303,6 +294,24 @@ def test_runs_from_before_splits_could_be_chosen_go_on(finished):
     other["data"]["synthetic"]["splits"] = [50, 25, 25]
     with pytest.raises(ValueError, match=r"synthetic.splits: .* then, \[50, 25, 25\] now"):
         start(other, folder).run_all()
+
+
+def test_what_a_synthetic_cohort_would_be_does_not_matter_to_one_that_is_named(finished, tmp_path):
+    config, folder = finished
+    config = json.loads(json.dumps(config))
+    config["data"]["path"] = str(folder / "cohort")
+    shutil.copytree(folder / "stages" / "mdm", tmp_path / "stages" / "mdm")
+    file = tmp_path / "stages" / "mdm" / "stage.json"
+    before = json.loads(file.read_text())
+    # An earlier version wrote it down all the same.
+    before["data"] |= {"path": config["data"]["path"], "synthetic": {"subjects": 5}}
+    file.write_text(json.dumps(before))
+    config["data"]["synthetic"]["subjects"] = 4000
+    assert not start(config, tmp_path).run_all(["mdm"])
+    before["data"]["path"] = "/another"
+    file.write_text(json.dumps(before))
+    with pytest.raises(ValueError, match="data.path: '/another' then"):
+        start(config, tmp_path).run_all(["mdm"])
 
 
 def test_a_frozen_tower_stays_bit_for_bit(finished, tmp_path):

@@ -20,7 +20,9 @@ from mmcl_jax.stages import Stage
 from mmcl_jax.state import initialise
 
 
-def heart_contrast(experiment: Experiment, stage: Stage, split: str) -> dict[str, dict[str, float]]:
+def heart_contrast(
+    experiment: Experiment, stage: Stage, split: str
+) -> dict[str, dict[str, float | None]]:
     """Mean similarity over the heart and beside it, of all paired records of a split.
 
     Args:
@@ -56,7 +58,7 @@ def heart_contrast(experiment: Experiment, stage: Stage, split: str) -> dict[str
         own, other = similarity_to_own_and_others(parts["cmr"], parts["ecg"])
         for suffix, maps in (("", own), (", own less others", own - other)):
             in_and_out = inside_and_outside(maps, np.array(boxes), np.array(sizes))
-            found[name + suffix] = _summary(*in_and_out)
+            found[name + suffix] = contrast(*in_and_out)
     return found
 
 
@@ -106,11 +108,19 @@ def _overlap(cells: int, start: float, stop: float) -> Float[np.ndarray, "cells"
     return np.clip(covered, 0, None) * cells
 
 
-def _summary(inside: Float[np.ndarray, "N"], outside: Float[np.ndarray, "N"]) -> dict[str, float]:
+def contrast(
+    inside: Float[np.ndarray, "N"], outside: Float[np.ndarray, "N"]
+) -> dict[str, float | None]:
+    """Of the means of each subject; see `heart_contrast`.
+
+    The ratio is None where the mean outside is not above 0 by twice its standard error.
+    """
+    error = outside.std(ddof=1) / np.sqrt(len(outside))
+    ratio = inside.mean() / outside.mean() if outside.mean() > 2 * error else None
     return {
         "inside": float(inside.mean()),
         "outside": float(outside.mean()),
-        "ratio": float(inside.mean() / outside.mean()),
+        "ratio": None if ratio is None else float(ratio),
         "higher_inside": float((inside > outside).mean()),
         "n": len(inside),
     }

@@ -204,7 +204,9 @@ class Plan:
         taken = {stage: origin for stage, origin in taken.items() if origin in used}
         with_ecg = [stage for stage in own if "ecg_encoder" in config["stages"][stage]["towers"]]
         if self._config["probe"] and with_ecg:
-            config["order"].append("probe")
+            order = config["order"]
+            # A report has what was done before it.
+            order.insert(order.index("report") if "report" in order else len(order), "probe")
             config["stages"]["probe"] = {"stage": with_ecg[-1], **self._config["probe"]}
         return Run(name, path, config, taken)
 

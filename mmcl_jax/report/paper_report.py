@@ -104,7 +104,8 @@ def _header(results: Results, title: str) -> Html:
 
 
 def _tables_section(results: Results, folder: pathlib.Path) -> tuple[Html, list[str]]:
-    parts, names, latex = [], [], []
+    parts, names = [], []
+    latex = [f"% {paper_tables.LATEX_PACKAGES}\n"]
     for layout in TABLES:
         filled = paper_tables.fill(layout, results)
         name = f"table_{layout.number}"

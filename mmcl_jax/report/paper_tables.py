@@ -97,17 +97,22 @@ def table_html(table: FilledTable) -> Html:
     return join(grid, paragraph(caption(table), "quiet"))
 
 
+# amssymb has the tick, adjustbox makes a table that is wider than the page as wide as the page.
+LATEX_PACKAGES = r"\usepackage{amssymb, adjustbox}"
+
+
 def table_latex(table: FilledTable) -> str:
-    """A floating table that needs amssymb for its ticks."""
+    """A floating table over the whole page; it needs `LATEX_PACKAGES`."""
     layout = table.layout
     texts, marks, targets = 2, len(layout.marks), len(layout.targets)
     spans = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_tex(name)}}}" for name in layout.targets)
     heads = " & ".join(("Modality", "Model", *layout.marks))
     lines = [
-        r"\begin{table}",
+        r"\begin{table*}",
         r"\centering",
         rf"\caption{{{_tex(f'{layout.title}. {caption(table)}')}}}",
         rf"\label{{tab:{layout.number.lower()}}}",
+        r"\begin{adjustbox}{max width=\textwidth}",
         rf"\begin{{tabular}}{{{'l' * texts}{'c' * marks}{'rr' * targets}r}}",
         r"\hline",
         rf"{heads} & {spans} & Seeds \\",
@@ -120,7 +125,8 @@ def table_latex(table: FilledTable) -> str:
         for cell in cells:
             parts += [_latex(cell.ours), _latex(cell.published)]
         lines.append(" & ".join([*parts, _seeds(cells)]) + r" \\")
-    return "\n".join([*lines, r"\hline", r"\end{tabular}", r"\end{table}", ""])
+    ends = (r"\hline", r"\end{tabular}", r"\end{adjustbox}", r"\end{table*}")
+    return "\n".join([*lines, *ends, ""])
 
 
 def table_csv(table: FilledTable) -> list[list[str]]:

@@ -188,7 +188,8 @@ def similarity_section(run: Run, figures: Figures) -> Html:
         rows = [
             [
                 name,
-                *(f"{found[key]:.3f}" for key in ("inside", "outside", "ratio")),
+                *(f"{found[key]:.3f}" for key in ("inside", "outside")),
+                "" if found["ratio"] is None else f"{found['ratio']:.3f}",
                 f"{found['higher_inside']:.0%} of subjects",
                 f"{found['n']:,}",
             ]
@@ -200,8 +201,9 @@ def similarity_section(run: Run, figures: Figures) -> Html:
                 "Mean cosine similarity inside and outside the box around the heart, which this "
                 "stage does not see: its images are whole frames. Own less others: cosine with "
                 "the ECG of the subject less the mean cosine with the ECGs of all others, which "
-                "takes away what all ECGs share. Untrained: the same encoders with fresh random "
-                "parameters."
+                "takes away what all ECGs share. A ratio is given where the mean beside the heart "
+                "is above 0 by twice its standard error. Untrained: the same encoders with fresh "
+                "random parameters."
             )
         )
     if run.ecg is None:

@@ -14,7 +14,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcl_jax.run_dir import differences, write_atomically
+from mmcl_jax import stage_settings
+from mmcl_jax.run_dir import write_atomically
 from mmcl_jax.sweep.grid import Point
 
 COLUMNS = ("steps", "best_step", "best", "stopped_early", "diverged")
@@ -56,7 +57,7 @@ class Results:
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         if not file.is_file():
             write_atomically(file, text)
-        elif lines := differences(json.loads(file.read_text()), json.loads(text)):
+        elif lines := stage_settings.changed(json.loads(file.read_text()), json.loads(text)):
             raise ValueError(
                 f"{self.folder} holds a sweep with other settings: {'; '.join(lines)}. Use a new "
                 "--workdir, or delete the folder to search again"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmcl_jax.interpret.heart import inside_and_outside, similarity_to_own_and_others
+from mmcl_jax.interpret.heart import contrast, inside_and_outside, similarity_to_own_and_others
 
 
 def test_a_map_that_is_one_over_the_heart():
@@ -53,3 +53,13 @@ def test_what_all_ecgs_share_cancels():
     places = np.random.default_rng(2).normal(size=(3, 2, 2, 4))
     own, others = similarity_to_own_and_others(places, np.ones((3, 4)))
     np.testing.assert_allclose(own, others, rtol=1e-12)
+
+
+def test_a_ratio_needs_a_mean_beside_the_heart_that_is_above_zero():
+    around = np.array([-0.01, 0.0, 0.01, 0.02])
+    known = contrast(around + 0.2, around + 0.1)
+    assert known == pytest.approx(
+        {"inside": 0.205, "outside": 0.105, "ratio": 0.205 / 0.105, "higher_inside": 1.0, "n": 4}
+    )
+    for outside in (around, -around - 0.1):
+        assert contrast(around + 0.2, outside)["ratio"] is None

@@ -120,7 +120,9 @@ def test_latex_and_csv_have_the_shape_of_the_table(study, page):
         assert len(head.removeprefix(r"\begin{tabular}").strip("{}")) == columns
         assert len({len(row) for row in table_csv(table)}) == 1
     text = (study / "report" / "tables.tex").read_text()
-    assert text.count(r"\begin{table}") == 5
+    packages, _, text = text.partition("\n")
+    assert packages == r"% \usepackage{amssymb, adjustbox}"
+    assert text.count(r"\begin{table*}") == text.count(r"\end{table*}") == 5
     assert r"$\mathbf{75.56 \pm 0.16}$" in text
     assert r"\underline{$71.71 \pm 0.36$}" in text
     assert "%" not in re.sub(r"\\%", "", text)

@@ -316,6 +316,6 @@ def test_a_finished_sweep_is_not_run_again(swept, monkeypatch):
 
 def test_another_grid_in_the_same_folder_is_refused(tmp_path):
     results = search.Results(tmp_path, [{"rate": 1e-3}], 8)
-    results.begin({"stage": {"sweep": {"grid": {"rate": [1e-3]}}}})
+    results.begin({"stage": {"sweep": {"grid": {"rate": [1e-3]}}}, "data": {}})
     with pytest.raises(ValueError, match="other settings: stage.sweep.grid.rate"):
-        results.begin({"stage": {"sweep": {"grid": {"rate": [1e-4]}}}})
+        results.begin({"stage": {"sweep": {"grid": {"rate": [1e-4]}}}, "data": {}})
