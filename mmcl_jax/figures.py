@@ -180,23 +180,20 @@ def phenotype_scatter(
 ) -> Figure:
     """Predicted against measured phenotypes, as Fig. 4 of the paper.
 
-    At most `drawn` records are drawn, the same ones in every panel where they are measured. The
-    regression line and r are those of all records. The dotted line is perfect prediction.
+    At most `drawn` records of each panel are drawn. The regression line and r are those of all
+    records. The dotted line is perfect prediction.
     """
     columns = min(5, max(1, len(panels)))
     rows = -(-len(panels) // columns)
-    size = len(panels[0].measured)
-    shown = np.zeros(size, bool)
-    shown[np.random.default_rng(seed).permutation(size)[:drawn]] = True
     with figure_grid(2.35 * columns, 2.5 * rows, rows=rows, columns=columns) as (figure, axes):
         for axis, panel in _each(axes, panels):
-            _scatter_panel(axis, panel, shown)
+            _scatter_panel(axis, panel, drawn, np.random.default_rng(seed))
         if title:
             figure.suptitle(title, fontsize=11)
     return figure
 
 
-def _scatter_panel(axis: Axes, panel: Scatter, shown: np.ndarray) -> None:
+def _scatter_panel(axis: Axes, panel: Scatter, drawn: int, random: np.random.Generator) -> None:
     known = np.isfinite(panel.measured) & np.isfinite(panel.predicted)
     x, y = panel.measured[known], panel.predicted[known]
     title = panel.name
@@ -210,7 +207,7 @@ def _scatter_panel(axis: Axes, panel: Scatter, shown: np.ndarray) -> None:
         axis.plot(ends, y.mean() + slope * (ends - x.mean()), color=COLOURS[1])
         margin = 0.03 * (high - low)
         axis.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
-    points = shown[known]
+    points = random.permutation(len(x))[:drawn]
     axis.scatter(x[points], y[points], s=5, color=COLOURS[0], alpha=0.35, linewidths=0)
     axis.set_title(title)
     unit = f" [{panel.unit}]" if panel.unit else ""

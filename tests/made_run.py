@@ -175,7 +175,8 @@ def _made_predictions(target, number, skill, n, seed, method):
         label, prediction = (latent > 1).astype(np.float64), 1 / (1 + np.exp(-guess))
     else:
         label, prediction = 140 + 30 * latent, 140 + 20 * guess
-        label[number::9] = np.nan
+        # Another number of records for each group.
+        label[number :: 7 + len(target)] = np.nan
     return {
         "record": np.array([f"r{i:05d}" for i in range(n)]),
         "subject": np.array([f"s{i:05d}" for i in range(n)]),

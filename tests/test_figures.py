@@ -67,10 +67,12 @@ def test_scatter_draws_some_but_fits_all():
     predicted = 100 + 0.4 * measured + 10 * generator.normal(size=800)
     measured[:10] = np.nan
     panel = figures.Scatter("LVEDV", "mL", measured, predicted)
-    figure = figures.phenotype_scatter([panel] * 2, drawn=500)
+    fewer = figures.Scatter("LVEF", "%", measured[:300], predicted[:300])
+    figure = figures.phenotype_scatter([panel, panel, fewer], drawn=500)
     axis = figure.axes[0]
     points = axis.collections[0].get_offsets()
-    assert 480 < len(points) <= 500
+    assert len(points) == 500
+    assert len(figure.axes[2].collections[0].get_offsets()) == 290
     np.testing.assert_array_equal(points, figure.axes[1].collections[0].get_offsets())
     line = axis.get_lines()[1]
     slope = np.diff(line.get_ydata()) / np.diff(line.get_xdata())

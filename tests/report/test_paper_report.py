@@ -171,7 +171,7 @@ def test_page_is_whole_escaped_and_asks_for_nothing(study, page):
     assert "they say nothing about patients" in page
     label, _ = _truth(study / "ours", "CAD", 0)
     assert f"CAD 140 ({label.sum():.0f} with the disease)" in page
-    assert "Err 124 (17 labels)" in page
+    assert "Err 126 (17 labels)" in page
     assert "Research use only, not for clinical use." in page
     names = {a["href"] for t, a in reader.tags if t == "a" and a["href"][0] != "#"}
     assert names == {file.name for file in (study / "report").iterdir()} - {"index.html"}
