@@ -7,6 +7,7 @@ Parameters are an item of their own, so that a later stage restores a tower with
 objective or the optimiser it was trained with. A checkpoint gets the name of its step when it is
 written and its files have their checksums: one that was cut off is never seen. The last two of
 each kind are kept, so that a damaged one costs no more than what was trained after the one before.
+Older ones are removed when a later state is on disk; the best parameters that it speaks of are.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from mmcl_jax.step_folder import (
     DamagedCheckpoint,
     SealedPath,
     newest_whole,
+    prune,
     remove,
     steps,
     tidy,
@@ -55,6 +57,8 @@ class Checkpoints:
         self._saved: tuple[int, Mapping[str, Any]] | None = None
         # Folder and step of what is being written.
         self._underway: tuple[pathlib.Path, int] | None = None
+        # Whether the last state did not reach the disk, so that what is there speaks of others.
+        self._lost = False
 
     def save_latest(self, state: State, progress: Mapping[str, Any], *, wait: bool = False) -> None:
         """The whole state and `progress` (JSON: early stopping, best step).
@@ -70,7 +74,8 @@ class Checkpoints:
         """
         step = int(state.step)
         # `progress` names the best step, so that checkpoint has to be on disk first.
-        wait = self._has_lost_the_last() or wait
+        self._settle_or_make_up()
+        wait = wait or self._lost
         if (step, progress) == self._saved:
             return
         items = {
@@ -91,7 +96,7 @@ class Checkpoints:
         Raises:
             OSError: they could not be written.
         """
-        self._has_lost_the_last()
+        self._settle_or_make_up()
         items = {
             "params": ocp.args.StandardSave(state.params),
             "extra": ocp.args.StandardSave(_non_empty(state.extra)),
@@ -194,18 +199,18 @@ class Checkpoints:
         except OSError as error:
             raise _explained(error, folder, step) from error
         if wait:
-            self._underway = None
+            self._written()
 
-    def _has_lost_the_last(self) -> bool:
-        """Whether the save before failed because the file system was gone; says so."""
+    def _settle_or_make_up(self) -> None:
+        """`_settle`, where a save that failed because the file system was gone has a next one."""
         try:
             self._settle()
         except OSError as error:
-            if error.errno not in TRANSIENT:
+            # Several processes would have to fail, and to try again, together.
+            if error.errno not in TRANSIENT or jax.process_count() > 1:
                 raise
             say(f"{error}. The next checkpoint takes its place")
-            return True
-        return False
+            self._lost = True
 
     def _settle(self) -> None:
         """Waits for the save that is under way, if any."""
@@ -219,7 +224,16 @@ class Checkpoints:
                 raise
             self._forget()
             raise _explained(found, folder, step) from error
+        self._written()
+
+    def _written(self) -> None:
+        """What was under way is on disk."""
+        folder, _ = self._underway
         self._underway = None
+        if folder == self._latest:
+            self._lost = False
+        if not self._lost:
+            prune(folder)
 
     def _forget(self) -> None:
         """Removes what a save that failed has left."""

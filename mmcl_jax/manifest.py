@@ -20,13 +20,13 @@ def write(folder: pathlib.Path) -> None:
 def problem(folder: pathlib.Path) -> str:
     """What is wrong with the files of a folder; '' where nothing is.
 
-    A folder without a manifest, as earlier versions wrote it, has nothing to be compared with.
-
     Raises:
         OSError: a file is there and cannot be read.
     """
     if not (folder / FILE).is_file():
-        return ""
+        # Raises where the whole folder has gone, which says nothing about its files.
+        folder.stat()
+        return f"{FILE} is missing"
     try:
         files = json.loads((folder / FILE).read_bytes())["files"]
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}

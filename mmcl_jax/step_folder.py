@@ -5,6 +5,7 @@
 any other name    what a save or a removal that was cut off has left
 """
 
+import contextlib
 import pathlib
 import shutil
 
@@ -31,7 +32,7 @@ class DamagedCheckpoint(ValueError):
 class SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
     """What Orbax writes to `<step>.unsealed` gets its manifest and then the name `<step>`.
 
-    The last `KEPT` steps are kept. Of several processes, the first one does this.
+    Of several processes, the first one does this.
     """
 
     async def finalize(self) -> None:
@@ -41,8 +42,6 @@ class SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
         final = unsealed.with_suffix("")
         remove(final)
         unsealed.rename(final)
-        for step in steps(final.parent)[KEPT:]:
-            remove(final.parent / str(step))
 
 
 def steps(folder: pathlib.Path) -> list[int]:
@@ -52,25 +51,39 @@ def steps(folder: pathlib.Path) -> list[int]:
 
 
 def newest_whole(folder: pathlib.Path, aside: pathlib.Path) -> int | None:
-    """The last step that is whole, None without any step. Damaged ones are moved to `aside`.
+    """The last step that is whole, None without any step. Damaged later ones are moved to `aside`.
 
     Raises:
-        DamagedCheckpoint: there are steps, and none is whole.
+        DamagedCheckpoint: there are steps, and none is whole; they stay where they are.
     """
-    found = steps(folder)
-    for step in found:
-        path = folder / str(step)
-        problem = manifest.problem(path)
+    damaged: dict[int, str] = {}
+    for step in steps(folder):
+        problem = manifest.problem(folder / str(step))
         if not problem:
-            return step
-        moved = aside / f"{folder.name}-{step}"
+            break
+        damaged[step] = problem
+    else:
+        for step, problem in damaged.items():
+            say(f"{folder / str(step)} is damaged ({problem})")
+        if damaged:
+            raise DamagedCheckpoint(folder)
+        return None
+    for worse, problem in damaged.items():
+        path, moved = folder / str(worse), aside / f"{folder.name}-{worse}"
         remove(moved)
         aside.mkdir(exist_ok=True)
         path.rename(moved)
         say(f"{path} is damaged ({problem}) and was moved to {moved}; using the one before")
-    if found:
-        raise DamagedCheckpoint(folder)
-    return None
+    return step
+
+
+def prune(folder: pathlib.Path) -> None:
+    """Keeps the last `KEPT` steps; of several processes, the first one does."""
+    if jax.process_index() == 0:
+        # What cannot be removed now is removed after the next save.
+        with contextlib.suppress(OSError):
+            for step in steps(folder)[KEPT:]:
+                remove(folder / str(step))
 
 
 def tidy(folder: pathlib.Path) -> None:

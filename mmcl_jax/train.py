@@ -196,7 +196,7 @@ def train(
 
     def evaluate_and_save(stop: int) -> dict[str, float]:
         try:
-            found = evaluate(
+            found = {} if stop else evaluate(
                 recipe.objective, eval_step, state, eval_batches(), mesh, eval_resident,
                 stop=lambda: signals.received,
             )  # fmt: skip
@@ -204,14 +204,14 @@ def train(
             raise not_finite.of_validation(step, error.rows) from error
         if not found:
             save(last_metrics, wait=True, evaluation_due=True)
-            raise interrupted(signals.received)
+            raise interrupted(stop or signals.received)
         writer.write(step, step / schedule.steps_per_epoch, found)
         value = selected(found, schedule.select, stage)
         if not math.isfinite(value):
             raise NonFiniteLoss(f"stage {stage}, step {step}: {schedule.select} is {value}")
         if stopping.update(step, value):
             checkpoints.save_best(state, stopping.best)
-        save(found, wait=bool(stop) or stopping.stop or step == schedule.steps)
+        save(found, wait=stopping.stop or step == schedule.steps)
         return found
 
     def interrupted(number: int) -> Interrupted:

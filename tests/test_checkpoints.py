@@ -3,6 +3,7 @@ import os
 import pathlib
 import resource
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,7 @@ DAMAGE = {
     "half a file": lambda step: cut_in_half(largest_file(step / "params")),
     "no file": lambda step: largest_file(step / "params").unlink(),
     "a flipped bit of the manifest": lambda step: flip_a_bit(step / "manifest.json"),
+    "no manifest": lambda step: (step / "manifest.json").unlink(),
     "no metadata": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
 }
 
@@ -150,17 +152,21 @@ def test_the_checkpoint_before_a_damaged_one_is_used(two, capsys, damage):
     assert "latest-2" in names(two / "damaged")
 
 
-def test_a_run_without_a_whole_checkpoint_is_an_error(two):
+def test_a_run_without_a_whole_checkpoint_is_an_error(two, capsys):
     for kind in ("latest", "best"):
         for step in ("1", "2"):
             flip_a_bit(largest_file(two / kind / step))
     with pytest.raises(step_folder.DamagedCheckpoint, match="backup, or delete"):
         load(two.parent, "best")
-    with (
-        Checkpoints(two.parent) as checkpoints,
-        pytest.raises(step_folder.DamagedCheckpoint, match=f"delete {two.parent} to run the"),
-    ):
-        checkpoints.restore_latest(make_state(0))
+    # The second start, which a cluster may make by itself, must not begin again from step 0.
+    for _ in range(2):
+        with (
+            Checkpoints(two.parent) as checkpoints,
+            pytest.raises(step_folder.DamagedCheckpoint, match=f"delete {two.parent} to run the"),
+        ):
+            checkpoints.restore_latest(make_state(0))
+        assert names(two / "latest") == names(two / "best") == {"1", "2"}
+    assert "latest/2 is damaged" in capsys.readouterr().err
 
 
 def test_what_a_save_that_was_cut_off_left_does_not_count(two):
@@ -185,14 +191,6 @@ def test_the_last_two_are_kept(two):
     with Checkpoints(two.parent) as checkpoints:
         checkpoints.save_latest(make_state(3), {})
     assert names(two / "latest") == {"2", "3"}
-
-
-def test_a_checkpoint_of_an_earlier_version_has_no_checksums(two):
-    for kind in ("latest", "best"):
-        (two / kind / "2" / "manifest.json").unlink()
-    assert load(two.parent, "best")[2] == 2
-    with Checkpoints(two.parent) as checkpoints:
-        assert int(checkpoints.restore_latest(make_state(0))[0].step) == 2
 
 
 def test_a_checkpoint_of_another_model_is_an_error(two):
@@ -269,21 +267,51 @@ def test_a_file_system_that_comes_back_is_waited_for(two, quick, capsys):
     assert "trying again in 0.05 s" in capsys.readouterr().err
 
 
-def test_a_save_lost_in_the_background_is_made_up_for(two, quick, capsys, monkeypatch):
+@pytest.fixture
+def loses_3(monkeypatch):
+    """The latest state of step 3 does not reach the disk."""
     rename = pathlib.Path.rename
     failures = iter([OSError(errno.ESTALE, os.strerror(errno.ESTALE))])
 
     def once_stale(path, target):
-        if path.name == "3.unsealed" and (error := next(failures, None)):
+        if path.parts[-2:] == ("latest", "3.unsealed") and (error := next(failures, None)):
             raise error
         return rename(path, target)
 
     monkeypatch.setattr(pathlib.Path, "rename", once_stale)
+
+
+@pytest.mark.usefixtures("loses_3")
+def test_a_save_lost_in_the_background_is_made_up_for(two, quick, capsys):
     with Checkpoints(two.parent) as checkpoints:
         checkpoints.save_latest(make_state(3), {})
         checkpoints.save_latest(make_state(4), {})
-    assert names(two / "latest") == {"2", "4"}
+        assert names(two / "latest") == {"2", "4"}
     assert "step 3 could not be written (Stale file handle)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("loses_3")
+def test_the_best_parameters_of_the_state_on_disk_are_kept(two, quick):
+    with Checkpoints(two.parent) as checkpoints:
+        checkpoints.save_best(make_state(3))
+        checkpoints.save_latest(make_state(3), {})
+        checkpoints.save_best(make_state(4))
+        # A kill at this moment goes on from step 2, whose best parameters are its own.
+        assert names(two / "latest") == {"1", "2"}
+        assert names(two / "best") == {"2", "3", "4"}
+        checkpoints.save_latest(make_state(4), {})
+        checkpoints.save_best(make_state(5))
+        assert names(two / "best") == {"4", "5"}
+
+
+@pytest.mark.usefixtures("loses_3")
+def test_several_processes_end_where_a_save_is_lost(two, quick, monkeypatch):
+    with Checkpoints(two.parent) as checkpoints:
+        checkpoints.save_latest(make_state(3), {})
+        two_processes = types.SimpleNamespace(process_count=lambda: 2)
+        monkeypatch.setattr("mmcl_jax.checkpoints.jax", two_processes)
+        with pytest.raises(OSError, match="step 3 could not be written .Stale file handle"):
+            checkpoints.save_latest(make_state(4), {})
 
 
 def test_a_file_system_that_stays_away_is_an_error(two, quick, monkeypatch):
