@@ -48,9 +48,7 @@ class Checkpoints:
         self.folder = stage_dir.resolve() / "checkpoints"
         self._latest, self._best = self.folder / "latest", self.folder / "best"
         self._damaged = self.folder / "damaged"
-        for kind in (self._latest, self._best):
-            kind.mkdir(parents=True, exist_ok=True)
-            tidy(kind)
+        retry(self._make_folders, f"making {self.folder}")
         self._writer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(), temporary_path_class=SealedPath
         )
@@ -173,6 +171,11 @@ class Checkpoints:
         finally:
             with contextlib.suppress(OSError):
                 self._writer.close()
+
+    def _make_folders(self) -> None:
+        for kind in (self._latest, self._best):
+            kind.mkdir(parents=True, exist_ok=True)
+            tidy(kind)
 
     # --- writing -------------------------------------------------------------------------------
 

@@ -97,7 +97,9 @@ class Experiment:
             cohort = open_cohort(path)
             check_settings(cohort, self._preprocessing())
             shuffled = data.get("shuffle_labels", False)
-            self._cohort = shuffle_labels(cohort, self.config["seed"]) if shuffled else cohort
+            cohort = shuffle_labels(cohort, self.config["seed"]) if shuffled else cohort
+            self._check_same_records(cohort)
+            self._cohort = cohort
         return self._cohort
 
     def _prepare_synthetic(self, path: pathlib.Path) -> None:
@@ -342,14 +344,20 @@ class Experiment:
             # What the first steps were taken with.
             file = self.run.stage(stage.name) / "stage.json"
             file.replace(file.with_name(f"stage.until-{time.strftime('%Y%m%d-%H%M%S')}.json"))
-        text = json.dumps(self._settings(stage), indent=2, sort_keys=True) + "\n"
-        write_atomically(self.run.stage(stage.name) / "stage.json", text)
+        fingerprint = _fingerprint(self.cohort, stage)
+        distributed.check_same(fingerprint, f"records or labels of {self.cohort.path}")
+        settings = {**self._settings(stage), "cohort": fingerprint}
+        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+        write_atomically(self.run.make_stage(stage.name) / "stage.json", text)
 
     def _check_unchanged(self, stage: Stage) -> None:
         file = self.run.stage(stage.name) / "stage.json"
         if not file.is_file():
             return
-        lines = stage_settings.changed(json.loads(file.read_text()), self._settings(stage))
+        before = json.loads(file.read_text())
+        # See `_check_same_records`; a finished run does not open its cohort.
+        before.pop("cohort", None)
+        lines = stage_settings.changed(before, self._settings(stage))
         if lines and not self._force:
             raise ValueError(
                 f"{self.run.path} holds stage {stage.name} with other settings: "
@@ -360,6 +368,33 @@ class Experiment:
             self._forced.add(stage.name)
             what = "stays as it is" if self.run.done(stage.name) else "goes on"
             say(f"forced: stage {stage.name} {what} despite other settings: {'; '.join(lines)}")
+
+    def _check_same_records(self, cohort: Cohort) -> None:
+        """Raises ValueError where a stage was begun when the cohort had other records or labels:
+        what that one was trained on, another one may be tested on now."""
+        for stage in self.training_stages():
+            file = self.run.stage(stage.name) / "stage.json"
+            if not file.is_file():
+                continue
+            # Stages of earlier versions do not have it.
+            before = json.loads(file.read_text()).get("cohort")
+            if before is None or before == _fingerprint(cohort, stage):
+                continue
+            found = (
+                f"{cohort.path} has other records, splits or labels than when stage {stage.name} "
+                f"of {self.run.path} was begun"
+            )
+            if not self._force:
+                raise ValueError(
+                    f"{found}. Use a new --workdir, delete {file.parent} to run it again, or keep "
+                    "what is there with --force_config"
+                )
+            say(f"forced: {found}")
+
+
+def _fingerprint(cohort: Cohort, stage: Stage) -> str:
+    """Of what a stage is trained on; labels that it does not predict may be added later."""
+    return cohort.fingerprint([label.name for label in stages.target_labels(stage, cohort)])
 
 
 def _chosen(stage: Stage, selected: Sequence[str]) -> bool:

@@ -45,6 +45,22 @@ class RunDir:
     def stage(self, name: str) -> pathlib.Path:
         return self.path / "stages" / name
 
+    def make_stage(self, name: str) -> pathlib.Path:
+        """The folder of a stage, made where it is not there.
+
+        Raises:
+            OSError: the run directory is not there; it is waited for.
+        """
+        folder = self.stage(name)
+
+        def make() -> None:
+            # Else it would be made below the mount point of a file system that has gone.
+            self.path.stat()
+            folder.mkdir(parents=True, exist_ok=True)
+
+        retry(make, f"making {folder}")
+        return folder
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the run directory; of several processes of one run, the first one does.
@@ -101,9 +117,8 @@ class RunDir:
         return json.loads(file.read_text()) if file.is_file() else None
 
     def mark_done(self, stage: str, summary: Mapping[str, Any]) -> None:
-        self.stage(stage).mkdir(parents=True, exist_ok=True)
         text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
-        write_atomically(self.stage(stage) / "done.json", text)
+        write_atomically(self.make_stage(stage) / "done.json", text)
 
 
 class MetricsWriter:

@@ -314,6 +314,24 @@ def test_what_a_synthetic_cohort_would_be_does_not_matter_to_one_that_is_named(f
         start(config, tmp_path).run_all(["mdm"])
 
 
+def test_a_cohort_with_other_records_than_a_stage_was_trained_on_is_refused(
+    finished, tmp_path, capsys
+):
+    config, folder = finished
+    shutil.copytree(folder, tmp_path / "run")
+    index = tmp_path / "run" / "cohort" / "index.npz"
+    tables = dict(np.load(index))
+    tables["train/subject"][0] = "another"
+    np.savez(index, **tables)
+    shutil.rmtree(tmp_path / "run" / "stages" / "mmcl")
+    with pytest.raises(ValueError, match="other records, splits or labels than when stage mdm of"):
+        start(config, tmp_path / "run").run_all(["mmcl"])
+    assert Experiment(config, RunDir(tmp_path / "run"), force=True).cohort.splits["train"]
+    assert "forced: " in capsys.readouterr().err
+    # Nothing is read where there is nothing to do.
+    assert not start(config, tmp_path / "run").run_all(["mdm"])
+
+
 def test_a_frozen_tower_stays_bit_for_bit(finished, tmp_path):
     config, folder = finished
     config = json.loads(json.dumps(config))

@@ -111,6 +111,17 @@ def test_metrics_wait_for_a_file_system_that_comes_back(tmp_path, monkeypatch, c
     assert "writing metrics: [Errno 2]" in capsys.readouterr().err
 
 
+def test_a_stage_is_not_made_below_a_mount_point(tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "PATIENCE", 0.1)
+    run = RunDir(tmp_path / "mount" / "run")
+    with pytest.raises(FileNotFoundError):
+        run.mark_done("mdm", {})
+    assert not (tmp_path / "mount").exists()
+    run.write_config({})
+    run.mark_done("mdm", {"id": "1"})
+    assert run.done("mdm") == {"id": "1"}
+
+
 def test_weights_and_biases_get_numbers_and_not_what_is_printed(tmp_path, monkeypatch):
     class Wandb:
         def __init__(self):

@@ -13,6 +13,7 @@ A folder of ArrayRecord files (a TFDS data set, see `records.py`), and beside th
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -119,6 +120,17 @@ class Cohort:
                 f"Labels: {', '.join(by_name) or 'none'}. Groups: {', '.join(groups) or 'none'}"
             )
         return tuple(by_name[entry] for entry in names)
+
+    def fingerprint(self, labels: Sequence[str] = ()) -> str:
+        """SHA-256 of which records of whom are in which split, and of their values of `labels`."""
+        digest = hashlib.sha256()
+        columns = [self.labels.index(label) for label in self.target(labels)]
+        for split, table in sorted(self.tables.items()):
+            names = [split, *labels, *table["record"], *table["subject"]]
+            digest.update(json.dumps(names).encode())
+            for values in (table["has_ecg"], table["has_cmr"], table["labels"][:, columns]):
+                digest.update(values.tobytes())
+        return digest.hexdigest()
 
     def _check_split(self, split: str) -> None:
         if split not in self.splits:

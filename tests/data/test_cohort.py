@@ -338,6 +338,30 @@ def test_targets(written):
         cohort.table("dev")
 
 
+def test_a_fingerprint_is_that_of_records_splits_and_the_labels_asked_for(written):
+    cohort = cohorts.open_cohort(written[0])
+    first, second, *_ = (label.name for label in cohort.labels)
+
+    def changed(split, column, value):
+        table = {**cohort.tables[split], column: cohort.tables[split][column].copy()}
+        table[column][0] = value
+        return dataclasses.replace(cohort, tables={**cohort.tables, split: table})
+
+    assert cohorts.open_cohort(written[0]).fingerprint([first]) == cohort.fingerprint([first])
+    assert (
+        len({cohort.fingerprint(), cohort.fingerprint([first]), cohort.fingerprint([second])}) == 3
+    )
+    for other in (changed("val", "record", "x"), changed("train", "subject", "x")):
+        assert other.fingerprint() != cohort.fingerprint()
+    values = np.array(cohort.tables["train"]["labels"][0])
+    values[0] += 1
+    other = changed("train", "labels", values)
+    assert other.fingerprint([first]) != cohort.fingerprint([first])
+    assert other.fingerprint([second]) == cohort.fingerprint([second])
+    moved = dict(zip(cohort.tables, reversed(cohort.tables.values()), strict=True))
+    assert dataclasses.replace(cohort, tables=moved).fingerprint() != cohort.fingerprint()
+
+
 def test_a_source_without_labels(tmp_path):
     @dataclasses.dataclass(frozen=True)
     class Unlabelled(TinySource):

@@ -7,6 +7,7 @@ means. They are small and picklable: a worker process opens the file for itself.
 import dataclasses
 import functools
 import io
+import math
 import os
 import pathlib
 import stat
@@ -114,6 +115,8 @@ def frames_first(image: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "3 H W"]
 
 # A compressed array has to be held in memory as a whole, by every process.
 _LARGEST_COMPRESSED = 2**30  # bytes
+# HDF5 can compress a row of zeros a thousandfold; a day of 12 leads at 1 kHz has 4 GiB.
+_LARGEST_RECORD = 2**33  # bytes
 
 
 @functools.lru_cache(maxsize=8)
@@ -140,6 +143,11 @@ def _open(path: str, name: str, size: int, changed: int) -> Rows:
         raise ValueError(f"{path}: shape is {rows.shape}, expected one record per row")
     elif not _is_number(rows.dtype):
         raise ValueError(f"{path}: an array of type {rows.dtype}, expected numbers")
+    elif (size := math.prod(rows.shape[1:]) * rows.dtype.itemsize) > _LARGEST_RECORD:
+        raise ValueError(
+            f"{path}: shape is {rows.shape}, so one record has {size / 2**30:.1f} GiB; expected "
+            f"one record per row, of at most {_LARGEST_RECORD / 2**30:.1f} GiB"
+        )
     return rows
 
 

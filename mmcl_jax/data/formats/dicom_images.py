@@ -190,7 +190,8 @@ def _images(member: str, content: bytes) -> list[Image]:
     """The images of one file. Raises _LeftOut where it has none that a cine could consist of."""
     if content[:2] == b"PK":
         raise _LeftOut("zips within the zip, not opened")
-    if _DEFLATED in content[:4096]:
+    # Anywhere: what stands before the transfer syntax may be of any length.
+    if _DEFLATED in content:
         raise _LeftOut("deflated DICOM files, not supported")
     try:
         dataset = pydicom.dcmread(io.BytesIO(content))

@@ -151,6 +151,15 @@ def test_a_large_compressed_array_is_refused(tmp_path, monkeypatch):
         arrays.open_rows(path, name)
 
 
+def test_a_row_that_no_recording_has_is_not_read(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        # A few kB on disk.
+        file.create_dataset("x", (2, 12, 2**30), "float32", chunks=(1, 1, 2**20), compression=1)
+    with pytest.raises(ValueError, match=r"one record has 48.0 GiB; .* of at most 8.0 GiB"):
+        arrays.open_rows(tmp_path / "a.h5")
+
+
 def test_hdf5_takes_no_values_from_other_files(tmp_path):
     h5py = pytest.importorskip("h5py")
     (tmp_path / "secret").write_bytes(bytes(48))

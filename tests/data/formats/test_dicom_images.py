@@ -69,8 +69,11 @@ def test_a_damaged_compressed_image_is_refused(tmp_path):
         decoded(write_zip(tmp_path / "a.zip", [content]))
 
 
-def test_a_deflated_file_is_not_inflated(tmp_path):
+@pytest.mark.parametrize("version", [b"\0\1", b"\0" * 10_000])
+def test_a_deflated_file_is_not_inflated(tmp_path, version):
     image = pydicom.dcmread(io.BytesIO(dicom(PIXELS, 0.0, 0)))
+    # An element that stands before the transfer syntax.
+    image.file_meta.FileMetaInformationVersion = version
     image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     images, left_out = dicom_images.read_zip(
         write_zip(tmp_path / "a.zip", [made_dicom.saved(image)])
