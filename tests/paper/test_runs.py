@@ -102,6 +102,7 @@ def config(cohort):
 
 def fill(run, **done):
     """Marks the stages of a run as done."""
+    RunDir(run.path).write_config(run.config)
     for stage in run.config["order"]:
         RunDir(run.path).mark_done(stage, {"select": "val/loss", **done})
 
