@@ -50,6 +50,8 @@ def repeat_verb(verb: str, path: str, otherwise: str = "") -> None:
 
     Args:
         otherwise: what to do where the run has no such stage.
+
+    Ends the program with a line where another one writes to the run directory.
     """
     # Orbax logs every file that it reads.
     logging.set_verbosity(logging.ERROR)
@@ -58,5 +60,6 @@ def repeat_verb(verb: str, path: str, otherwise: str = "") -> None:
         settings = {stage.group: stage.config for stage in experiment.stages}
         if verb not in settings:
             raise ValueError(f"the configuration of {path} has no stage {verb!r}{otherwise}")
-        summary = importlib.import_module(f"mmcl_jax.{verb}").run(experiment, **settings[verb])
+        with experiment.run.lock():
+            summary = importlib.import_module(f"mmcl_jax.{verb}").run(experiment, **settings[verb])
         print(", ".join(f"{name} {value}" for name, value in summary.items()))

@@ -1,8 +1,9 @@
 """A short training and an evaluation of every objective, on whatever devices there are.
 
-    python tests/device_runs.py FILE HOST:PORT PROCESSES PROCESS OBJECTIVE...
+    python tests/device_runs.py FILE HOST:PORT PROCESSES PROCESS PARAMETERS OBJECTIVE...
 
 is one of several processes with 4 CPU devices each; the first one writes what `run` gives to FILE.
+Checkpoints of the end are in the folder of FILE.
 """
 
 import dataclasses
@@ -11,11 +12,13 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tiny
 
 from mmcl_jax import distributed, train
+from mmcl_jax.checkpoints import Checkpoints
 from mmcl_jax.recipe import Recipe
 from mmcl_jax.sharding import make_mesh, place, replicate, shard_batch, shardings
 from mmcl_jax.state import State, initialise, make_eval_step, make_train_step
@@ -31,8 +34,17 @@ EPSILON = 1e-3
 SPLIT = 11
 
 
-def run(name: str, devices: list[jax.Device], parameters: str = "replicate") -> dict:
-    """Losses of `STEPS` training steps, then the metrics of a split, computed on `devices`."""
+def run(
+    name: str,
+    devices: list[jax.Device],
+    parameters: str = "replicate",
+    folder: pathlib.Path | None = None,
+) -> dict:
+    """Losses of `STEPS` training steps, then the metrics of a split, computed on `devices`.
+
+    Args:
+        folder: of checkpoints of the end, which the evaluation then reads.
+    """
     mesh = make_mesh(devices)
     objective, views = tiny.objective(name)
     views = dataclasses.replace(views, mesh=mesh)
@@ -48,6 +60,13 @@ def run(name: str, devices: list[jax.Device], parameters: str = "replicate") -> 
         batch = shard_batch(_mine(batch_of(number)), mesh)
         state, metrics = step(state, batch, key, {}, {})
         losses.append(float(metrics["loss"]))
+    if folder:
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save_best(state)
+            checkpoints.save_latest(state, {"of": name})
+            checkpoints.wait()
+            state, progress = checkpoints.restore_latest(jax.tree.map(jnp.zeros_like, state))
+        assert progress == {"of": name}
     metrics = train.evaluate(
         objective, make_eval_step(objective, views), state, _split(), mesh, resident={}
     )
@@ -85,13 +104,14 @@ def _mine(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _main() -> None:
-    file, coordinator, processes, process, *names = sys.argv[1:]
+    file, coordinator, processes, process, parameters, *names = sys.argv[1:]
     jax.config.update("jax_num_cpu_devices", 4)
     jax.config.update("jax_numpy_rank_promotion", "raise")
     distributed.start(coordinator, int(processes), int(process))
-    found = {name: run(name, jax.devices()) for name in names}
+    file = pathlib.Path(file)
+    found = {name: run(name, jax.devices(), parameters, file.parent / name) for name in names}
     if distributed.is_first():
-        pathlib.Path(file).write_text(json.dumps(found))
+        file.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,24 @@ def test_numbers_of_the_paper():
         "simclr": (3e-3, 1e-4), "byol": (1e-5, 1e-4), "barlow_twins": (3e-5, 1.5e-6),
         "clocs": (3e-4, 1e-4),
     }  # fmt: skip
-    assert read_config("baselines", "byol").stages.byol.settings.tau == 0.9996
+    settings = {name: read_config("baselines", name).stages[name].settings for name in PRETRAINED}
+    assert {name: found.to_dict() for name, found in settings.items()} == {
+        "simclr": {"temperature": 0.1}, "byol": {"tau": 0.9996},
+        "barlow_twins": {"off_diagonal_weight": 5e-3}, "clocs": {"temperature": 0.1},
+    }  # fmt: skip
+    # Hidden and output width of the projector, and of BYOL's predictor.
+    sizes = {}
+    for name in PRETRAINED:
+        towers = read_config("baselines", name).stages[name].towers
+        sizes[name] = [(x.hidden, x.out) for at, x in towers.items() if at != "ecg_encoder"]
+    assert sizes == {
+        "simclr": [(2048, 128)], "byol": [(4096, 256)] * 2, "barlow_twins": [(8192, 8192)],
+        "clocs": [(384, 128)],
+    }  # fmt: skip
+    assert read_config("baselines", "tabular").stages.tabular.sweep.grid.to_dict() == {
+        "rounds": (50, 75, 100, 125, 150), "max_depth": (3, 4, 5, 6, 7, 8),
+        "learning_rate": (0.1, 0.2, 0.3), "subsample": (0.5, 0.75, 1.0),
+    }  # fmt: skip
     assert read_config("baselines", "byol,reference").stages.byol.optimizer.rate == 3e-5
     assert read_config("baselines", "clocs,reference").stages.clocs.batch_size == 768
 

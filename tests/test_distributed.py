@@ -1,5 +1,6 @@
 """Several processes on this machine: they find each other, compute the same and end together."""
 
+import functools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ import pytest
 import tiny
 
 from mmcl_jax import distributed
+from mmcl_jax.checkpoints import load
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEP = {
@@ -98,9 +100,10 @@ def start_processes(script: pathlib.Path, count: int, *arguments: str) -> list[s
     ]  # fmt: skip
 
 
-def two_by_four(folder: pathlib.Path, names) -> dict:
+def two_by_four(folder: pathlib.Path, names, parameters: str = "replicate") -> dict:
     file = folder / "found.json"
-    started = start_processes(ROOT / "tests" / "device_runs.py", 2, str(file), *names)
+    script = ROOT / "tests" / "device_runs.py"
+    started = start_processes(script, 2, str(file), parameters, *names)
     for process in started:
         _, errors = process.communicate(timeout=1800)
         assert process.returncode == 0, errors
@@ -122,6 +125,18 @@ def assert_same(found: dict, expected: dict) -> None:
 def test_two_processes_compute_what_one_does(tmp_path):
     (name,) = names = ("supervised",)
     assert_same(two_by_four(tmp_path, names)[name], device_runs.run(name, jax.devices()[:1]))
+
+
+@pytest.mark.nightly
+def test_one_process_reads_what_two_with_split_parameters_saved(tmp_path):
+    (name,) = names = ("supervised",)
+    found = two_by_four(tmp_path, names, "fsdp")[name]
+    whole = tmp_path / "whole"
+    assert_same(found, device_runs.run(name, jax.devices()[:1], folder=whole))
+    for which in ("latest", "best"):
+        ours, theirs = (load(folder, which) for folder in (tmp_path / name, whole))
+        assert ours[2] == theirs[2] == device_runs.STEPS
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), ours[0], theirs[0])
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +171,7 @@ import sys, time
 import jax
 jax.config.update("jax_num_cpu_devices", 1)
 from mmcl_jax import distributed
+from mmcl_jax.checkpoints import load
 from mmcl_jax.sharding import make_mesh
 _, coordinator, processes, process, how = sys.argv[1:]
 with distributed.ending_together():
@@ -208,6 +224,7 @@ import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 1)
 from mmcl_jax import distributed
+from mmcl_jax.checkpoints import load
 _, coordinator, processes, process = sys.argv[1:]
 distributed.start(coordinator, int(processes), int(process))
 def fail():

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import pathlib
-import shutil
 import signal
 import stat
 import subprocess
@@ -28,9 +27,8 @@ SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_scripts_are_sound(script):
-    checker = shutil.which("shellcheck")
-    command = [checker, script] if checker else ["bash", "-n", script]
-    done = subprocess.run(command, capture_output=True, text=True)
+    checker = pathlib.Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([checker, script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert os.access(script, os.X_OK)
 
@@ -178,6 +176,17 @@ def test_names_and_numbers_of_pods(pods):
     assert service["metadata"]["name"] == pod["subdomain"]
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     assert int(given["PROCESSES"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
+
+
+def test_a_pod_that_was_told_to_go_counts_as_no_failure(pods):
+    _, job, _, container, _ = pods
+    (by_code,) = (
+        rule["onExitCodes"]
+        for rule in job["spec"]["podFailurePolicy"]["rules"]
+        if "onExitCodes" in rule
+    )
+    assert by_code["containerName"] == container["name"]
+    assert by_code["values"] == [128 + signal.SIGTERM]
 
 
 @pytest.mark.nightly

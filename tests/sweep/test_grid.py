@@ -18,6 +18,11 @@ def test_the_grid_of_the_paper_has_648_points():
     assert [stage.seed for stage in finetune] == [0, 101, 202, 303, 404]
     sweep_grid.check(finetune[0])
     grid = finetune[0].config["sweep"]["grid"]
+    assert grid == {
+        "batch_size": [8, 16, 32], "layer_decay": [0.5, 0.75], "drop_path": [0.0, 0.1, 0.2],
+        "label_smoothing": [0.0, 0.1, 0.2], "weight_decay": [0.0, 0.1, 0.2],
+        "base_rate": [1e-6, 3e-6, 1e-5, 3e-5],
+    }  # fmt: skip
     points = sweep_grid.points(grid, DISEASES[:1])
     assert len(points) == len({tuple(point.items()) for point in points}) == 648
     # Without classes there is nothing to smooth.
