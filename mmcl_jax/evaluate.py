@@ -46,6 +46,15 @@ def run(
     """
     if crops < 1 or batch_size < 1:
         raise ValueError(f"evaluate: crops is {crops}, batch_size {batch_size}; at least 1 each")
+    sizes = experiment.cohort.splits
+    if empty := [split for split in splits if sizes.get(split) == 0]:
+        print(f"  no records in split {', '.join(empty)}: no results of it", flush=True)
+        splits = [split for split in splits if split not in empty]
+    if not splits:
+        raise ValueError(
+            f"evaluate: {experiment.cohort.path} has no records in {', '.join(empty)}; name a "
+            "split that has some in stages.evaluate.splits"
+        )
     folder = experiment.run.path / "evaluate"
     rows: list[dict[str, Any]] = []
     written: set[pathlib.Path] = set()

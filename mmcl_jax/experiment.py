@@ -141,6 +141,12 @@ class Experiment:
         for stage in to_train:
             stages.check(stage, self.stages[: self.stages.index(stage)])
         origins.check_others(self, to_train)
+        for stage in to_train:
+            cohort = self.cohort
+            try:
+                stages.check_records(stage, cohort)
+            except ValueError as error:
+                raise ValueError(f"stage {stage.name}: {error}") from error
         ran = False
         for number, stage in enumerate(chosen, 1):
             if self.is_done(stage):

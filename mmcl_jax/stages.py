@@ -123,6 +123,32 @@ def check(stage: Stage, earlier: Sequence[Stage]) -> None:
             )
 
 
+def check_records(stage: Stage, cohort: Cohort) -> None:
+    """What the cohort tells before anything is trained.
+
+    Raises:
+        ValueError: a label that it does not have, no usable record, fewer than a batch, a warm-up
+            longer than the stage, or a validation split in which its metric is undefined.
+    """
+    labels = target_labels(stage, cohort)
+    rows, val_rows = select_rows(stage, cohort, labels)
+    if stage.config["objective"] == "tabular":
+        return
+    if not stage.config.get("sweep"):
+        # Those of a sweep have batch sizes of their own.
+        learning_rate(stage, schedule(stage, cohort, rows, labels))
+    columns = [cohort.labels.index(label) for label in labels if label.kind == "binary"]
+    values = cohort.table("val")["labels"][val_rows][:, columns]
+    has_both = (values == 0).any(axis=0) & (values == 1).any(axis=0)
+    by_auroc = _by_kind(stage.config["select"], labels).endswith("auroc")
+    if columns and by_auroc and not has_both.any():
+        raise ValueError(
+            f"the {len(val_rows):,} validation records of {cohort.path} that know "
+            f"{', '.join(label.name for label in labels)} are all of one class, so no AUROC "
+            "can be computed; prepare the cohort with a larger validation split"
+        )
+
+
 def build(
     stage: Stage, towers: Mapping[str, Any], cohort: Cohort
 ) -> tuple[objectives.Objective, Views, tuple[Label, ...]]:
@@ -195,6 +221,13 @@ def select_rows(
     return rows, pipeline.select(cohort, "val", **common)
 
 
+def _by_kind(setting: Any, labels: Sequence[Label]) -> Any:
+    """The part of a setting that is for regression or for classification."""
+    if not labels or not isinstance(setting, Mapping):
+        return setting
+    return setting["regression" if labels[0].kind == "regression" else "classification"]
+
+
 def schedule(
     stage: Stage, cohort: Cohort, rows: Int[np.ndarray, " n"], labels: Sequence[Label]
 ) -> Schedule:
@@ -202,20 +235,15 @@ def schedule(
     config = stage.config
     batch_size = config["batch_size"]
     per_epoch = pipeline.steps_per_epoch(cohort, "train", rows, batch_size)
-    select, band = config["select"], config["band"]
-    if labels:
-        kind = "regression" if labels[0].kind == "regression" else "classification"
-        select = select[kind] if isinstance(select, Mapping) else select
-        band = band[kind] if isinstance(band, Mapping) else band
     return Schedule(
         steps=config["epochs"] * per_epoch,
         steps_per_epoch=per_epoch,
         batch_size=batch_size,
         evaluate_every=config["evaluate_every_epochs"] * per_epoch,
         log_every=config["log_every"],
-        select=select,
+        select=_by_kind(config["select"], labels),
         patience=config["patience"],
-        band=band,
+        band=_by_kind(config["band"], labels),
     )
 
 

@@ -67,8 +67,8 @@ class Schedule:
         log_every: steps between lines in metrics.jsonl.
         select: metric that decides which parameters are best, such as `val/loss` (lowest) or
             `val/auroc`, `val/r` (highest).
-        patience: evaluations without coming within `band` of the best before stopping; -1 for
-            never.
+        patience: evaluations in a row that may stay more than `band` below the best; the one
+            after them ends the training. -1 for never.
         band: how far below the best a value may be and still count as no decline.
     """
 

@@ -1,5 +1,6 @@
 """The whole path on a handful of synthetic subjects: from a configuration file to a report."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_experiment import read_config, rows, shrink, start
 
+from mmcl_jax import evaluate
 from mmcl_jax.checkpoints import load
 from mmcl_jax.command import run_verb
 from mmcl_jax.data import pipeline
@@ -18,6 +20,7 @@ from mmcl_jax.experiment import Experiment
 from mmcl_jax.interpret.heart import contrast, heart_contrast, inside_and_outside
 from mmcl_jax.interpret.similarity import similarity
 from mmcl_jax.run_dir import RunDir
+from mmcl_jax.stages import check_records
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -269,6 +272,44 @@ def test_a_model_refuses_recordings_preprocessed_otherwise(finished, tmp_path):
         start(config, tmp_path / "other").run_all(["finetune/CAD"])
 
 
+def test_what_a_cohort_cannot_give_is_known_before_anything_is_trained(finished, tmp_path):
+    config, folder = finished
+    config = json.loads(json.dumps(config))
+    config["data"]["path"] = str(folder / "cohort")
+    config["stages"]["finetune"]["targets"] = ["gout"]
+    with pytest.raises(ValueError, match="no label called gout"):
+        start(config, tmp_path).run_all()
+    config["stages"]["finetune"] |= {"targets": ["CAD"], "batch_size": 500}
+    with pytest.raises(ValueError, match="500"):
+        start(config, tmp_path).run_all()
+    assert not (tmp_path / "stages").exists()
+
+
+def test_a_validation_split_of_one_class_is_an_error_before_training(finished):
+    config, folder = finished
+    experiment = start(config, folder)
+    stage = next(stage for stage in experiment.stages if stage.name == "finetune/CAD/0")
+    cohort = experiment.cohort
+    column = [label.name for label in cohort.labels].index("CAD")
+    val = {**cohort.tables["val"], "labels": cohort.tables["val"]["labels"].copy()}
+    val["labels"][:, column] = 0
+    with pytest.raises(ValueError, match="that know CAD are all of one class"):
+        check_records(stage, dataclasses.replace(cohort, tables={**cohort.tables, "val": val}))
+
+
+def test_a_split_without_records_has_no_results(finished, tmp_path, capsys):
+    config, folder = finished
+    shutil.copytree(folder, tmp_path / "run")
+    experiment = start(config, tmp_path / "run")
+    cohort = experiment.cohort
+    experiment._cohort = dataclasses.replace(cohort, splits={**cohort.splits, "val": 0})
+    options = {"crops": 1, "resamples": 10, "batch_size": 8}
+    assert evaluate.run(experiment, splits=("val", "test"), **options)["results"]
+    assert "no records in split val: no results of it" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has no records in val; name a split that has some"):
+        evaluate.run(experiment, splits=("val",), **options)
+
+
 def test_a_tower_needs_no_settings_of_the_modality_it_leaves(finished, tmp_path):
     """A tower trained on pairs goes on with a cohort of ECGs, which knows of no CMR."""
     config, folder = finished
@@ -280,10 +321,9 @@ def test_a_tower_needs_no_settings_of_the_modality_it_leaves(finished, tmp_path)
     marker.write_text(json.dumps(content))
     config = json.loads(json.dumps(config))
     config["data"]["path"] = str(marker.parent)
-    config["order"] = ["finetune"]
     config["stages"]["finetune"]["init"] = {"ecg_encoder": f"{folder}:mmcl"}
     config["stages"]["finetune"]["targets"] = ["CAD"]
-    assert start(config, tmp_path / "other").run_all()
+    assert start(config, tmp_path / "other").run_all(["finetune"])
     done = RunDir(tmp_path / "other").done("finetune/CAD/0")
     assert done["preprocessing_hash"] == content["settings_hash"]
 

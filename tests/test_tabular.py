@@ -14,6 +14,7 @@ from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.targets.shuffled_labels import shuffle_labels
 from mmcl_jax.experiment import Experiment
+from mmcl_jax.inference.models import able_to_predict
 from mmcl_jax.run_dir import RunDir
 
 GRID = {"rounds": (5, 20), "max_depth": (2, 3), "learning_rate": (0.3,), "subsample": (0.5, 1.0)}
@@ -65,6 +66,10 @@ def finished(cohort, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tabular")
     assert start(config_of(cohort), folder).run_all()
     return folder
+
+
+def test_trees_predict_nothing_from_an_ecg(finished):
+    assert able_to_predict(Experiment.open(finished)) == []
 
 
 def test_it_learns_what_the_inputs_know(finished):

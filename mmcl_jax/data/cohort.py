@@ -198,16 +198,23 @@ def open_cohort(path: str | os.PathLike) -> Cohort:
     )
 
 
+_FREE = ("ecg.preprocessed", "cmr.preprocessed")
+
+
 def check_settings(cohort: Cohort, expected: Mapping[str, Any]) -> None:
     """Raises CohortError naming the preprocessing settings that are not the expected ones.
 
     Args:
         cohort: the cohort about to be used.
-        expected: settings to be found, e.g. those of the cohort that a model was trained on.
-            Top-level entries that are not named here are free.
+        expected: settings to be found by modality, e.g. those of the cohort that a model was
+            trained on. A modality that is not named here, or that the cohort does not have, is
+            free; so is where the preprocessing was done (`preprocessed`).
     """
-    found = {name: value for name, value in cohort.settings.items() if name in expected}
-    found, wanted = flatten(found), flatten(plain(expected))
+    both = cohort.settings.keys() & expected.keys()
+    found, wanted = (
+        {name: value for name, value in flatten(plain(settings)).items() if name not in _FREE}
+        for settings in ({name: x[name] for name in both} for x in (cohort.settings, expected))
+    )
     differences = [
         f"{name}: found {found.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}"
         for name in sorted(found.keys() | wanted.keys())

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
+from mmcl_jax import distributed
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort
 from mmcl_jax.data.memory import available_memory
@@ -140,7 +141,8 @@ class Recordings:
             return False
         kept_cohort, kept_fields, kept_rows, _ = self._kept
         return (
-            (kept_cohort.path, kept_fields) == (cohort.path, fields)
+            (kept_cohort.path, kept_cohort.on_corrupt, kept_fields)
+            == (cohort.path, cohort.on_corrupt, fields)
             and rows.keys() == kept_rows.keys()
             and all(np.isin(rows[split], kept_rows[split]).all() for split in rows)
         )
@@ -152,7 +154,9 @@ class Recordings:
             return "device", ""
         if self._workers:
             return "files", f"{reason}; {self._workers} worker processes share no memory"
-        fits, no_memory = self._fits("cache", self._cache, need, self._free_memory, "RAM")
+        # Each process reads all records in the course of time.
+        together = need * distributed.processes_here()
+        fits, no_memory = self._fits("cache", self._cache, together, self._free_memory, "RAM")
         return ("memory", reason) if fits else ("files", f"{reason}; {no_memory}")
 
     def _fits(

@@ -82,10 +82,7 @@ def _choose(experiment: Experiment, name: str, embedding: bool) -> tuple[Program
     """What inference would run, and whether it embeds."""
     _check_stage(experiment, name)
     trained = TrainedRun(experiment, name)
-    done = [s for s in experiment.training_stages() if experiment.run.done(s.name)]
-    below = f"{name.rstrip('/')}/"
-    predicts = any(s.target for s in done if not name or f"{s.name}/".startswith(below))
-    if embedding or not predicts:
+    if embedding or not trained.predicts:
         return trained.embedder, True
     return trained.predictor, False
 

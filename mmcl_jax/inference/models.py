@@ -156,7 +156,9 @@ def able_to_predict(experiment: Experiment, name: str = "") -> list[Stage]:
     return [
         stage
         for stage in _finished(experiment)
+        # Boosted trees read a table, not the ECG.
         if stage.target
+        and stage.config["objective"] != "tabular"
         and tuple(stage.config["fields"]) == ("ecg",)
         and (not name or f"{stage.name}/".startswith(below))
     ]

@@ -21,13 +21,10 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmcl_jax import default_config, stages
+from mmcl_jax import default_config, stage_settings, stages
 from mmcl_jax.flag_errors import in_one_line
 from mmcl_jax.paper import choice as paper_choice
 from mmcl_jax.run_dir import RunDir
-
-# What a stage of pre-training does not depend on.
-_MACHINE = ("resident", "cache", "workers", "prepare_workers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +256,7 @@ def _identity(config: Mapping[str, Any], name: str, earlier: Mapping[str, str]) 
     content = {
         "stage": stage,
         "models": {tower: config["models"][tower] for tower in stage["towers"]},
-        "data": {k: v for k, v in config["data"].items() if k not in _MACHINE},
+        "data": stage_settings.of_data(config["data"]),
         "seed": config["seed"],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -298,6 +298,10 @@ def test_settings(written):
     assert cohort.settings_hash == cohorts.settings_hash(swapped)
     cohorts.check_settings(cohort, MIXED.settings)
     cohorts.check_settings(cohort, {"ecg": MIXED.settings["ecg"]})
+    # Of a modality that the cohort does not have; and done elsewhere.
+    cohorts.check_settings(cohort, {"other": {"rate": 1}})
+    elsewhere = {"ecg": {**cohort.settings["ecg"], "preprocessed": "before the preparation"}}
+    cohorts.check_settings(dataclasses.replace(cohort, settings=elsewhere), MIXED.settings)
     with pytest.raises(cohorts.CohortError, match=r"ecg.clip: found 4.0, expected 3.0\. Prepare"):
         cohorts.check_settings(cohort, {"ecg": MIXED.settings["ecg"] | {"clip": 3.0}})
     with pytest.raises(cohorts.CohortError, match="ecg.notch: found nothing, expected 50"):

@@ -138,6 +138,9 @@ def test_recordings_are_kept_for_the_next_stage(cohort, rows, monkeypatch, polic
     first = keeper.of(cohort, rows, ("ecg",))
     fewer = {"train": rows["train"][::2], "val": rows["val"]}
     assert keeper.of(cohort, fewer, ("ecg",)) is first
+    # Those read with skipping have other records in the place of damaged ones.
+    skipping = dataclasses.replace(cohort, on_corrupt="skip")
+    assert keeper.of(skipping, fewer, ("ecg",)) is not first
     both = {split: pipeline.select(cohort, split, fields=("ecg", "cmr")) for split in rows}
     monkeypatch.setattr(resident, "load", lambda *args: keeper._kept)
     second = keeper.of(cohort, both, ("ecg", "cmr"))

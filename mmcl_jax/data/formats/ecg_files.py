@@ -6,6 +6,7 @@ WFDB records (`.hea`), CardioSoft XML, and arrays in `.npy`, `.npz`, HDF5 and `.
 
 import bisect
 import functools
+import importlib
 import itertools
 import os
 import pathlib
@@ -69,7 +70,8 @@ class EcgFiles:
         except re.error as error:
             raise ValueError(f"subject pattern {subject_pattern!r}: {error}") from error
         if any(_suffix(file) == ".xml" for file in self._files):
-            pass
+            # Says so now, and not for each file, where its extra is not installed.
+            importlib.import_module("mmcl_jax.data.formats.cardiosoft")
         are_arrays = [_suffix(file) in arrays.SUFFIXES for file in self._files]
         needed = all(are_arrays)
         self._signals = signals(leads, rate, unit, preprocessed, shortest, settings, needed=needed)
