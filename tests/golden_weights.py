@@ -7,6 +7,8 @@ import zlib
 
 import numpy as np
 
+from mmcl_jax.models import torch_weights
+
 
 def state_dict(golden: pathlib.Path, network: str) -> dict[str, np.ndarray]:
     """Seeded weights of a network of `checkpoint_shapes.json`, under its PyTorch keys.
@@ -30,6 +32,49 @@ def projector(prefix: str, inputs: int, hidden: int, out: int) -> dict[str, np.n
             ("2.bias", (out,)),
         )
     }
+
+
+def vit(state: dict[str, np.ndarray]) -> dict:
+    """Our parameters of an ECG encoder, and of its head where it has one."""
+    modules = torch_weights.vit_modules(state)
+    keys = torch_weights.vit_keys(torch_weights.count_blocks(state, "blocks"), modules)
+    has_head = "head.weight" in state
+    both = {"ecg_encoder": keys, "head": torch_weights.head_keys() if has_head else {}}
+    return {tower: params["params"] for tower, params in _towers(state, both).items()}
+
+
+def mae(state: dict[str, np.ndarray]) -> dict:
+    """Our parameters of a masked autoencoder.
+
+    Later versions of the published one add a similarity term, whose keys have no place here.
+    """
+    state = {k: v for k, v in state.items() if not k.startswith(("projector.", "predictor."))}
+    depth, decoder_depth = (
+        torch_weights.count_blocks(state, name) for name in ("blocks", "decoder_blocks")
+    )
+    encoder = torch_weights.vit_keys(depth, {"norm"})
+    both = {"ecg_encoder": encoder, "decoder": torch_weights.decoder_keys(decoder_depth)}
+    return {tower: params["params"] for tower, params in _towers(state, both).items()}
+
+
+def resnet(state: dict[str, np.ndarray], prefix: str = "encoder_imaging.") -> dict:
+    """Our variables of a ResNet."""
+    keys = torch_weights.resnet_keys(torch_weights.resnet_depth(state, prefix), prefix)
+    return _towers(state, {"cmr_encoder": keys})["cmr_encoder"]
+
+
+def projector_params(state: dict[str, np.ndarray], prefix: str) -> dict:
+    """Our parameters of a projector."""
+    keys = torch_weights.projector_keys(prefix)
+    return _towers(state, {"projector": keys})["projector"]["params"]
+
+
+def _towers(state: dict[str, np.ndarray], keys: dict[str, dict]) -> dict[str, dict]:
+    """Every key of `state` has a place, and every place a key."""
+    known = [key for tower in keys.values() for key in tower]
+    counters = {key for key in state if key.endswith(".num_batches_tracked")}
+    assert sorted(known) == sorted(set(state) - counters)
+    return {tower: torch_weights.to_ours(state, mine) for tower, mine in keys.items() if mine}
 
 
 def seeded(key: str, shape: tuple[int, ...]) -> np.ndarray:

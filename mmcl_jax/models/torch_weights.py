@@ -1,14 +1,12 @@
-"""Weights of PyTorch checkpoints as our variables and back: exact, and strict about keys.
+"""Weights of PyTorch checkpoints as our variables and back, exactly.
 
 The `..._keys` functions list the keys that PyTorch gives to a network of some size, each with the
 place of its array among our variables ("params/block_0/norm1/scale") and how the array changes on
-the way. `to_ours` and `to_torch` follow such a list in either direction. `vit`, `mae`, `resnet` and
-`projector` take a whole state dict; keys that a caller knows and does not want are given as regular
-expressions in `ignore`.
+the way. `to_ours` and `to_torch` follow such a list in either direction.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,60 +27,12 @@ class Change(NamedTuple):
 # PyTorch key -> (path among our variables, change).
 Keys = dict[str, tuple[str, Change]]
 
-# The part of a masked autoencoder that only pre-training needs.
-DECODER = (r"^mask_token$", r"^decoder_")
-# The similarity term that later versions of the published masked autoencoder add.
-SIAMESE = (r"^projector\.", r"^predictor\.")
 # Of an ECG encoder: present or not, but whole.
 OPTIONAL = ("norm", "fc_norm", "attention_pool")
 
 
 class WeightsError(ValueError):
     """A state dict is not what the network needs."""
-
-
-def vit(state: Arrays, *, ignore: Sequence[str] = ()) -> Tree:
-    """Converts an ECG encoder; `norm`, `fc_norm`, `attention_pool` and `head` where they are.
-
-    Returns:
-        {'ecg_encoder': parameters of `vit.Model`}, and 'head' when the state dict has one.
-    """
-    keys = _below("ecg_encoder", vit_keys(count_blocks(state, "blocks"), vit_modules(state)))
-    if any(key.startswith("head.") for key in state):
-        keys |= _below("head", head_keys())
-    return _convert("vit", state, keys, ignore)["params"]
-
-
-def mae(state: Arrays, *, ignore: Sequence[str] = SIAMESE) -> Tree:
-    """Converts a masked autoencoder.
-
-    Returns:
-        {'ecg_encoder': parameters of `vit.Model`, 'decoder': of `mae_decoder.Model`}.
-    """
-    modules = {*vit_modules(state), "norm"}
-    keys = _below("ecg_encoder", vit_keys(count_blocks(state, "blocks"), modules))
-    keys |= _below("decoder", decoder_keys(count_blocks(state, "decoder_blocks")))
-    return _convert("mae", state, keys, ignore)["params"]
-
-
-def resnet(state: Arrays, *, prefix: str = "encoder_imaging.", ignore: Sequence[str] = ()) -> Tree:
-    """Converts a ResNet without its last layer, saved as `Sequential` of the children.
-
-    Returns:
-        {'params': ..., 'batch_stats': ...} of `resnet.Model`.
-    """
-    keys = resnet_keys(resnet_depth(state, prefix), prefix)
-    return _convert("resnet", state, keys, ignore)
-
-
-def projector(
-    state: Arrays,
-    *,
-    prefix: str = "projection_head_imaging.layers.",
-    ignore: Sequence[str] = (),
-) -> Tree:
-    """Converts a projector: linear layers 0 and 2 under `prefix`; parameters of its `Model`."""
-    return _convert("projector", state, projector_keys(prefix), ignore)["params"]
 
 
 def vit_keys(
@@ -238,14 +188,6 @@ def _parameters(prefix: str, keys: Keys) -> Keys:
     return {f"{prefix}{key}": (f"params/{path}", change) for key, (path, change) in keys.items()}
 
 
-def _below(tower: str, keys: Keys) -> Keys:
-    def below(path: str) -> str:
-        collection, _, rest = path.partition("/")
-        return f"{collection}/{tower}/{rest}"
-
-    return {key: (below(path), change) for key, (path, change) in keys.items()}
-
-
 def _blocks(depth: int, theirs: str) -> Keys:
     keys = {}
     for i in range(depth):
@@ -288,22 +230,6 @@ def _count(state: Iterable[str], pattern: str) -> int:
     """One more than the largest number that `pattern` finds in the keys."""
     found = [re.search(pattern, key) for key in state]
     return max((int(match[1]) + 1 for match in found if match), default=0)
-
-
-def _convert(network: str, state: Arrays, keys: Keys, ignore: Sequence[str]) -> Tree:
-    ignore = (*ignore, r"\.num_batches_tracked$")
-    missing = sorted(set(keys) - set(state))
-    unused = sorted(
-        key
-        for key in set(state) - set(keys)
-        if not any(re.search(pattern, key) for pattern in ignore)
-    )
-    if missing or unused:
-        raise WeightsError(
-            f"{network}: the state dict does not fit.\n  missing: {missing}\n  unused: {unused}\n"
-            "Name keys that are not wanted in 'ignore'."
-        )
-    return to_ours(state, keys)
 
 
 def _patch_kernel(patch: tuple[int, int]) -> Change:

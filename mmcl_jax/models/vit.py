@@ -243,15 +243,6 @@ def patchify(ecg: Float[Array, "B L T"], patch: tuple[int, int]) -> Float[Array,
     return grid.swapaxes(2, 3).reshape(batch, -1, patch[0] * patch[1])
 
 
-def unpatchify(
-    patches: Float[Array, "B N P"], patch: tuple[int, int], leads: int
-) -> Float[Array, "B L T"]:
-    """Puts the patches of `patchify` back together."""
-    batch = len(patches)
-    grid = patches.reshape(batch, leads // patch[0], -1, patch[0], patch[1])
-    return grid.swapaxes(2, 3).reshape(batch, leads, -1)
-
-
 def layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
     """LayerNorm with eps 1e-6; statistics in float32 whatever the dtype."""
     return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from tiny_source import TinySource
 
-from mmcl_jax import train
+from mmcl_jax import distributed, train
 from mmcl_jax.augment.views import Views
 from mmcl_jax.checkpoints import Checkpoints, load
 from mmcl_jax.data import cohort as cohorts
@@ -112,8 +112,11 @@ def test_always_that_does_not_fit(cohort, rows, options, message):
 
 def test_several_processes_stream(cohort, rows, capsys, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert recordings().of(cohort, rows, ("ecg",)).caches
-    assert "(2 processes)" in capsys.readouterr().out
+    monkeypatch.setattr(distributed, "processes_here", lambda: 2)
+    for fits, room in ((True, 2.1), (False, 1.9)):
+        found = recordings(free_memory=int(room * NEED / resident.SHARE))
+        assert bool(found.of(cohort, rows, ("ecg",)).caches) is fits
+        assert "(2 processes" in capsys.readouterr().out
     with pytest.raises(ValueError, match="not supported with 2 processes"):
         recordings(resident="always").of(cohort, rows, ("ecg",))
 

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from mmcl_jax.models import resnet, torch_weights
+from mmcl_jax.models import resnet
 
 
 @pytest.fixture(scope="session")
 def resnet50(golden):
     """Variables, frames [2, 210, 210, 3], outputs in evaluation, and PyTorch's numbers."""
-    variables = torch_weights.resnet(golden_weights.state_dict(golden, "image_encoder"))
+    variables = golden_weights.resnet(golden_weights.state_dict(golden, "image_encoder"))
     expected = dict(np.load(golden / "image_encoder.npz"))
     draw = np.random.default_rng(int(expected["seed"]))
     frames = draw.random((2, 3, 210, 210)).astype(np.float32).transpose(0, 2, 3, 1)

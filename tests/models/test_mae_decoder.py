@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from golden_weights import relative_error
 
-from mmcl_jax.models import mae_decoder, torch_weights, vit
+from mmcl_jax.models import mae_decoder, vit
 
 PATCH = (1, 100)
 
@@ -13,7 +13,7 @@ PATCH = (1, 100)
 @pytest.fixture(scope="module")
 def published(golden):
     """Seeded masked autoencoder, recordings, masks, and what PyTorch makes of them."""
-    params = torch_weights.mae(golden_weights.state_dict(golden, "masked_autoencoder"))
+    params = golden_weights.mae(golden_weights.state_dict(golden, "masked_autoencoder"))
     expected = dict(np.load(golden / "masked_autoencoder.npz"))
     draw = np.random.default_rng(int(expected["input_seed"]))
     ecg = draw.standard_normal((2, 12, 2500)).astype(np.float32)

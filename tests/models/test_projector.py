@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from golden_weights import relative_error
 
-from mmcl_jax.models import projector, torch_weights
+from mmcl_jax.models import projector
 
 
 def test_similarity_per_location_is_the_published_one(resnet50, golden):
     prefix = "projection_head_imaging.layers."
-    params = torch_weights.projector(golden_weights.projector(prefix, 2048, 512, 128))
+    state = golden_weights.projector(prefix, 2048, 512, 128)
+    params = golden_weights.projector_params(state, prefix)
     expected = np.load(golden / "similarity_grid.npz")
     scaled = resnet50.outputs["map"] / float(expected["feature_map_scale"])
     local = projector.Model().apply({"params": params}, scaled)  # [B, 7, 7, 128]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from golden_weights import relative_error
 
-from mmcl_jax.models import head, torch_weights, vit
+from mmcl_jax.models import head, vit
 
 TINY = {"width": 16, "depth": 2, "heads": 2, "leads": 2, "samples": 20, "patch": (1, 5)}
 
@@ -19,7 +19,7 @@ def published(golden):
     expected = dict(np.load(golden / "signal_encoder.npz"))
     draw = np.random.default_rng(int(expected["input_seed"]))
     ecg = draw.standard_normal((2, 12, 2500)).astype(np.float32)
-    return torch_weights.vit(state), ecg, expected
+    return golden_weights.vit(state), ecg, expected
 
 
 @pytest.mark.parametrize("pool", ["global", "attention"])
@@ -81,14 +81,12 @@ def test_parameter_names(pool, modules):
     assert shapes["patch_embed"]["kernel"].shape == (5, 16)
 
 
-def test_patches_are_lead_major_and_go_back():
+def test_patches_are_lead_major():
     ecg = jnp.arange(2 * 4 * 6, dtype=jnp.float32).reshape(2, 4, 6)
     single = vit.patchify(ecg, (1, 3))
     np.testing.assert_array_equal(single[0, 3], ecg[0, 1, 3:])  # lead 1, second column
     double = vit.patchify(ecg, (2, 3))
     np.testing.assert_array_equal(double[1, 2], ecg[1, 2:, :3].ravel())
-    for patch, patches in (((1, 3), single), ((2, 3), double)):
-        np.testing.assert_array_equal(vit.unpatchify(patches, patch, leads=4), ecg)
 
 
 def test_patches_must_fill_the_recording():
