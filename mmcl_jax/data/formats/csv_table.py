@@ -79,6 +79,10 @@ class CsvTable:
                 yield reader.line_num, cells
 
 
+# A missing value, in lower case.
+MISSING = ("", "na", "n/a", "nan")
+
+
 def number(cells: Mapping[str, str], name: str) -> float:
     """The value of a cell, NaN when it is empty, NA or NaN.
 
@@ -86,7 +90,7 @@ def number(cells: Mapping[str, str], name: str) -> float:
         ValueError: it is no finite number.
     """
     text = cells[name]
-    if text.lower() in ("", "na", "n/a", "nan"):
+    if text.lower() in MISSING:
         return math.nan
     try:
         value = float(text)

@@ -38,6 +38,11 @@ class UkbFiles:
     strangers: list[tuple[str, str]]
 
 
+def participant(stem: str) -> str:
+    """Who a file is of: the participant where it has a name of UK Biobank, else its own name."""
+    return stem.split("_")[0] if re.fullmatch(r"\d+_\d{5}_\d+_\d+", stem) else stem
+
+
 def find(folder: str | os.PathLike) -> UkbFiles:
     """Looks for ECGs and CMRs at any depth; links are followed. Files of other fields do not count.
 

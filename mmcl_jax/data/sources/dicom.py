@@ -8,10 +8,9 @@ where there is none, makes pairs; further columns are `split` and labels.
 import argparse
 import os
 import pathlib
-import re
 from typing import Any
 
-from mmcl_jax.data.formats import wfdb
+from mmcl_jax.data.formats import ukb_files, wfdb
 from mmcl_jax.data.images import cmr
 from mmcl_jax.data.images.cine import read_zip
 from mmcl_jax.data.signals import ecg
@@ -102,12 +101,7 @@ class DicomZips:
         )
 
 
-_UKB_NAME = re.compile(r"(?P<subject>\d+)_\d{5}_\d+_\d+")
-
-
 def _task_of_zip(path: pathlib.Path, seed: int) -> PairedTask:
-    # UK Biobank: participant_field_visit_array.
-    named = _UKB_NAME.fullmatch(path.stem)
-    subject = named["subject"] if named else path.stem
+    subject = ukb_files.participant(path.stem)
     split = assign_split(subject, seed)
     return PairedTask(path.stem, subject, split, ecg=None, cmr=path, split_assigned=True)

@@ -8,11 +8,10 @@ import argparse
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcl_jax.data.formats import nifti_layouts, wfdb
+from mmcl_jax.data.formats import nifti_layouts, ukb_files, wfdb
 from mmcl_jax.data.formats.nifti_layouts import Found
 from mmcl_jax.data.images import cmr, nifti_examination
 from mmcl_jax.data.images.nifti_examination import Files, Options
@@ -176,9 +175,6 @@ class Nifti:
         return subject
 
 
-_UKB_NAME = re.compile(r"(?P<subject>\d+)_\d{5}_\d+_\d+")
-
-
 def _check_no_label_maps(found: Sequence[Found]) -> None:
     maps = [path for one in found for path in one.files.label_maps]
     if maps:
@@ -203,9 +199,7 @@ def _labels(found: Sequence[Found], meaning: Convention | None) -> tuple[Label, 
 
 
 def _task(one: Found, groups: Sequence[str], seed: int) -> NiftiTask:
-    # UK Biobank: participant_field_visit_array.
-    named = _UKB_NAME.fullmatch(one.name)
-    subject = named["subject"] if named else one.name
+    subject = ukb_files.participant(one.name)
     values, flags = _table_values(one, groups)
     return NiftiTask(
         record=one.name,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from mmcl_jax.data.formats.csv_table import KNOWN_LABELS, CsvTable, Row
+from mmcl_jax.data.formats.csv_table import KNOWN_LABELS, MISSING, CsvTable, Row
 from mmcl_jax.data.subject import SPLITS, assign_split
 from mmcl_jax.data.targets.labels import Label, limits
 
@@ -180,7 +180,6 @@ def unlabelled(count: int, seed: int = 0) -> LabelTable:
     )
 
 
-_MISSING = {"", "na", "n/a", "nan"}
 _TRUTH = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 _NONE = "-"
 _MOST_CLASSES = 100
@@ -193,7 +192,7 @@ def _read_column(
     cells = {
         position: row.cells[column.name]
         for position, row in enumerate(rows)
-        if not row.problem and row.cells[column.name].lower() not in _MISSING
+        if not row.problem and row.cells[column.name].lower() not in MISSING
     }
     labels, read, expected = _reader(path, column, cells.values())
     values = np.full((len(rows), len(labels)), np.nan)
