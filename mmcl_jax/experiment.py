@@ -393,7 +393,7 @@ class Experiment:
             if not self._force:
                 raise ValueError(
                     f"{found}. Use a new --workdir, delete {file.parent} to run it again, or keep "
-                    "what is there with --force_config"
+                    "what is there with --force_config of mmcl_jax.main"
                 )
             say(f"forced: {found}")
 
