@@ -169,6 +169,8 @@ def _macro_auroc(
     resamples: int,
 ) -> dict[str, Result]:
     """Mean AUROC of several yes/no labels; resamples in which one is undefined are left out."""
+    some = ~np.isnan(truth).all(axis=1)
+    truth, prediction, subject = truth[some], prediction[some], subject[some]
     known = ~np.isnan(truth)
     each = [
         (
