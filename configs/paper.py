@@ -134,7 +134,7 @@ def _study(config: ConfigDict) -> None:
     )
     with config.ignore_type():
         config.order = tuple(STUDY)
-        # 10 % of the balanced sets are 84 records of CAD, two times what 1 % at the paper's size
+        # 10 % of the balanced sets are 87 records of CAD, two times what 1 % at the paper's size
         # has; 1 % of them would be 8.
         config.low_data.shares = (0.1,)
     config.choices = {}

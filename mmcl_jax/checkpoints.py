@@ -7,7 +7,7 @@ Parameters are an item of their own, so that a later stage restores a tower with
 objective or the optimiser it was trained with. A checkpoint gets the name of its step when it is
 written and its files have their checksums: one that was cut off is never seen. The last two of
 each kind are kept, so that a damaged one costs no more than what was trained after the one before.
-Older ones are removed when a later state is on disk; the best parameters that it speaks of are.
+Best parameters are removed only when a state is on disk that speaks of later ones.
 """
 
 import contextlib

@@ -48,10 +48,10 @@ def run_verb(verb: str, description: str) -> None:
 def repeat_verb(verb: str, path: str, otherwise: str = "") -> None:
     """Runs a verb again for a run directory, with the settings of its configuration.
 
+    Ends the program with a line where another one writes to the run directory.
+
     Args:
         otherwise: what to do where the run has no such stage.
-
-    Ends the program with a line where another one writes to the run directory.
     """
     # Orbax logs every file that it reads.
     logging.set_verbosity(logging.ERROR)

@@ -56,25 +56,25 @@ def newest_whole(folder: pathlib.Path, aside: pathlib.Path) -> int | None:
     Raises:
         DamagedCheckpoint: there are steps, and none is whole; they stay where they are.
     """
-    damaged: dict[int, str] = {}
+    whole, damaged = None, {}
     for step in steps(folder):
         problem = manifest.problem(folder / str(step))
         if not problem:
+            whole = step
             break
         damaged[step] = problem
-    else:
-        for step, problem in damaged.items():
-            say(f"{folder / str(step)} is damaged ({problem})")
-        if damaged:
-            raise DamagedCheckpoint(folder)
-        return None
-    for worse, problem in damaged.items():
-        path, moved = folder / str(worse), aside / f"{folder.name}-{worse}"
+    for step, problem in damaged.items():
+        path, moved = folder / str(step), aside / f"{folder.name}-{step}"
+        if whole is None:
+            say(f"{path} is damaged ({problem})")
+            continue
         remove(moved)
         aside.mkdir(exist_ok=True)
         path.rename(moved)
         say(f"{path} is damaged ({problem}) and was moved to {moved}; using the one before")
-    return step
+    if damaged and whole is None:
+        raise DamagedCheckpoint(folder)
+    return whole
 
 
 def prune(folder: pathlib.Path) -> None:

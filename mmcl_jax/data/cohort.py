@@ -198,6 +198,7 @@ def open_cohort(path: str | os.PathLike) -> Cohort:
     )
 
 
+# Says where the preprocessing was done, not how.
 _FREE = ("ecg.preprocessed", "cmr.preprocessed")
 
 
@@ -212,12 +213,12 @@ def check_settings(cohort: Cohort, expected: Mapping[str, Any]) -> None:
     """
     both = cohort.settings.keys() & expected.keys()
     found, wanted = (
-        {name: value for name, value in flatten(plain(settings)).items() if name not in _FREE}
-        for settings in ({name: x[name] for name in both} for x in (cohort.settings, expected))
+        flatten(plain({modality: settings[modality] for modality in both}))
+        for settings in (cohort.settings, expected)
     )
     differences = [
         f"{name}: found {found.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}"
-        for name in sorted(found.keys() | wanted.keys())
+        for name in sorted((found.keys() | wanted.keys()) - {*_FREE})
         if (name in found) != (name in wanted) or found[name] != wanted[name]
     ]
     if differences:
