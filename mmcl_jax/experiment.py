@@ -98,7 +98,7 @@ class Experiment:
             check_settings(cohort, self._preprocessing())
             shuffled = data.get("shuffle_labels", False)
             cohort = shuffle_labels(cohort, self.config["seed"]) if shuffled else cohort
-            self._check_same_records(cohort)
+            stage_settings.check_records(self.run, self.training_stages(), cohort, self._force)
             self._cohort = cohort
         return self._cohort
 
@@ -324,7 +324,7 @@ class Experiment:
             names = [o for o in stage.config["init"].values() if ":" not in o]
             return {"runs": self._ids(names)}
         before = [other.name for other in self.stages[: self.stages.index(stage)]]
-        return {"settings": _plain(stage.config), "runs": self._ids(before)}
+        return {"settings": stage_settings.plain(stage.config), "runs": self._ids(before)}
 
     def _ids(self, names: Sequence[str]) -> dict[str, str]:
         return {name: done["id"] for name in names if (done := self.run.done(name))}
@@ -336,21 +336,14 @@ class Experiment:
         return {field: settings for field, settings in wanted.items() if field in fields}
 
     def _settings(self, stage: Stage) -> dict[str, Any]:
-        data = stage_settings.of_data(self.config["data"])
-        towers = {tower: self.config["models"][tower] for tower in stage.config["towers"]}
-        config = dict(stage.config)
-        if sweep := config.pop("sweep", None):
-            # How many members train side by side changes nothing but the speed.
-            config["sweep"] = {k: v for k, v in sweep.items() if k != "members"}
-        settings = {"stage": config, "models": towers, "data": data, "seed": stage.seed}
-        return _plain({**settings, "started_from": self._inputs(stage)["runs"]})
+        return stage_settings.of_stage(self.config, stage, self._inputs(stage)["runs"])
 
     def _write_settings(self, stage: Stage) -> None:
         if stage.name in self._forced and jax.process_index() == 0:
             # What the first steps were taken with.
             file = self.run.stage(stage.name) / "stage.json"
             file.replace(file.with_name(f"stage.until-{time.strftime('%Y%m%d-%H%M%S')}.json"))
-        fingerprint = _fingerprint(self.cohort, stage)
+        fingerprint = stage_settings.fingerprint(self.cohort, stage)
         distributed.check_same(fingerprint, f"records or labels of {self.cohort.path}")
         settings = {**self._settings(stage), "cohort": fingerprint}
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
@@ -361,7 +354,7 @@ class Experiment:
         if not file.is_file():
             return
         before = json.loads(file.read_text())
-        # See `_check_same_records`; a finished run does not open its cohort.
+        # Checked where the cohort is opened, which a finished run does not do.
         before.pop("cohort", None)
         lines = stage_settings.changed(before, self._settings(stage))
         if lines and not self._force:
@@ -375,33 +368,6 @@ class Experiment:
             what = "stays as it is" if self.run.done(stage.name) else "goes on"
             say(f"forced: stage {stage.name} {what} despite other settings: {'; '.join(lines)}")
 
-    def _check_same_records(self, cohort: Cohort) -> None:
-        """Raises ValueError where a stage was begun when the cohort had other records or labels:
-        what that one was trained on, another one may be tested on now."""
-        for stage in self.training_stages():
-            file = self.run.stage(stage.name) / "stage.json"
-            if not file.is_file():
-                continue
-            # Stages of earlier versions do not have it.
-            before = json.loads(file.read_text()).get("cohort")
-            if before is None or before == _fingerprint(cohort, stage):
-                continue
-            found = (
-                f"{cohort.path} has other records, splits or labels than when stage {stage.name} "
-                f"of {self.run.path} was begun"
-            )
-            if not self._force:
-                raise ValueError(
-                    f"{found}. Use a new --workdir, delete {file.parent} to run it again, or keep "
-                    "what is there with --force_config of mmcl_jax.main"
-                )
-            say(f"forced: {found}")
-
-
-def _fingerprint(cohort: Cohort, stage: Stage) -> str:
-    """Of what a stage is trained on; labels that it does not predict may be added later."""
-    return cohort.fingerprint([label.name for label in stages.target_labels(stage, cohort)])
-
 
 def _chosen(stage: Stage, selected: Sequence[str]) -> bool:
     return any(f"{stage.name}/".startswith(f"{name.rstrip('/')}/") for name in selected)
@@ -410,10 +376,3 @@ def _chosen(stage: Stage, selected: Sequence[str]) -> bool:
 def _first_rows(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     # Parameter shapes do not depend on the batch; two rows keep initialisation cheap.
     return {name: rows[:2] for name, rows in batch.items()}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples are lists."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -394,32 +394,3 @@ def test_a_frozen_tower_stays_bit_for_bit(finished, tmp_path):
         extra["batch_stats"]["cmr_encoder"],
         image_extra["batch_stats"]["cmr_encoder"],
     )
-
-
-def test_unknown_config_argument_lists_the_known():
-    with pytest.raises(ValueError, match="unknown config argument dmeo. Known: demo: small"):
-        read_config("mmcl", "dmeo")
-
-
-def test_reference_switches_to_the_published_settings():
-    config = read_config("mmcl", "reference")
-    assert config.stages.mdm.settings.rounding == "truncate"
-    assert config.stages.mmcl.optimizer.name == "adam_l2"
-    assert config.stages.finetune.towers.ecg_encoder.fc_norm_twice
-    assert read_config("mmcl", "reference,demo").models.ecg_encoder.width < 384
-
-
-def test_ptbxl_recipe_on_real_recordings(recordings, tmp_path):
-    from mmcl_jax import prepare
-
-    cohort = tmp_path / "ptbxl"
-    source = str(recordings / "ptbxl")
-    assert prepare.main(["ptbxl", "--input", source, "--output", str(cohort)]) == 0
-    config = read_config("ptbxl")
-    config.data.path = str(cohort)
-    config = shrink(config)
-    folder = tmp_path / "run"
-    assert start(config, folder).run_all()
-    found = {row["target"] for row in rows(folder) if row["metric"] == "auroc" and row["value"]}
-    assert found == {"NORM", "MI", "STTC", "CD", "HYP"}
-    assert "Synthetic cohort" not in (folder / "report" / "index.html").read_text()
