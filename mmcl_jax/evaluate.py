@@ -115,7 +115,7 @@ def predict(
     stage: Stage,
     model: Model,
     split: str,
-    rows: Int[np.ndarray, "N"],
+    rows: Int[np.ndarray, " N"],
     *,
     crops: int = 1,
     batch_size: int = 64,

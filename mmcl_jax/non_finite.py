@@ -14,7 +14,7 @@ from mmcl_jax.run_dir import RunDir, write_atomically
 FILE = "non_finite_batch.json"
 
 # (split, rows) -> what `data.finite.describe` says of them.
-Describe = Callable[[str, Int[np.ndarray, "n"]], Sequence[Mapping[str, Any]]]
+Describe = Callable[[str, Int[np.ndarray, " n"]], Sequence[Mapping[str, Any]]]
 
 
 class NonFiniteLoss(RuntimeError):
@@ -24,7 +24,7 @@ class NonFiniteLoss(RuntimeError):
 class NonFiniteOutputs(NonFiniteLoss):
     """An evaluation gave outputs that are no numbers, for `rows` of its split."""
 
-    def __init__(self, rows: Int[np.ndarray, "n"]):
+    def __init__(self, rows: Int[np.ndarray, " n"]):
         super().__init__(f"outputs of {len(rows)} records are not finite")
         self.rows = rows
 
@@ -43,7 +43,7 @@ class NonFiniteReport:
     describe: Describe | None = None
 
     def of_step(
-        self, step: int, values: Mapping[str, np.ndarray], rows: Int[np.ndarray, "n"]
+        self, step: int, values: Mapping[str, np.ndarray], rows: Int[np.ndarray, " n"]
     ) -> NonFiniteLoss:
         """The error for a training step.
 
@@ -56,7 +56,7 @@ class NonFiniteReport:
         what = f"stage {self.stage}, step {step}: {name} is {float(values[name])}"
         return self._error(what, {"step": step, **numbers}, "train", rows)
 
-    def of_validation(self, step: int, rows: Int[np.ndarray, "n"]) -> NonFiniteLoss:
+    def of_validation(self, step: int, rows: Int[np.ndarray, " n"]) -> NonFiniteLoss:
         """The error for an evaluation whose outputs for `rows` are no numbers."""
         what = (
             f"stage {self.stage}, step {step}: the outputs of {len(rows)} records of the "
@@ -65,7 +65,7 @@ class NonFiniteReport:
         return self._error(what, {"step": step}, "val", rows)
 
     def _error(
-        self, what: str, content: Mapping[str, Any], split: str, rows: Int[np.ndarray, "n"]
+        self, what: str, content: Mapping[str, Any], split: str, rows: Int[np.ndarray, " n"]
     ) -> NonFiniteLoss:
         records = list(self.describe(split, rows)) if self.describe else []
         bad = [entry for entry in records if entry["not_finite"]]

@@ -33,7 +33,7 @@ COLUMNS = ("model", "target", "split", "metric", "value", "low", "high", "n", "s
 def gather(
     cohort: Cohort,
     labels: Sequence[Label],
-    parts: Mapping[str, tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n K"]]],
+    parts: Mapping[str, tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n K"]]],
     *,
     target: str,
     seed: int,
@@ -165,7 +165,7 @@ def save(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _macro_auroc(
     truth: Float[np.ndarray, "N K"],
     prediction: Float[np.ndarray, "N K"],
-    subject: Shaped[np.ndarray, "N"],
+    subject: Shaped[np.ndarray, " N"],
     resamples: int,
 ) -> dict[str, Result]:
     """Mean AUROC of several yes/no labels; resamples in which one is undefined are left out."""

@@ -103,7 +103,7 @@ def run(
 
 
 def embed_rows(
-    program: Program, cohort: Cohort, split: str, rows: Int[np.ndarray, "n"]
+    program: Program, cohort: Cohort, split: str, rows: Int[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n D"]:
     """Embeddings of some records of a split."""
     source = cohort.source(split, ("ecg",))
@@ -115,7 +115,7 @@ def embed_rows(
 
 
 def linear(
-    embedding: Float32[np.ndarray, "n D"], truth: Float[np.ndarray, "n"], label: Label
+    embedding: Float32[np.ndarray, "n D"], truth: Float[np.ndarray, " n"], label: Label
 ) -> Iterator[tuple[float, Predict]]:
     """Logistic regression by inverse penalty, or ridge regression by penalty."""
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -135,7 +135,7 @@ def linear(
 
 
 def neighbours(
-    embedding: Float32[np.ndarray, "n D"], truth: Float[np.ndarray, "n"], label: Label
+    embedding: Float32[np.ndarray, "n D"], truth: Float[np.ndarray, " n"], label: Label
 ) -> Iterator[tuple[float, Predict]]:
     """Mean label of the k records with the highest cosine similarity, by k."""
     from sklearn.neighbors import NearestNeighbors
@@ -183,7 +183,7 @@ def _fit(
     cohort: Cohort,
     target: _Target,
     probe: Callable,
-    rows: Mapping[str, Int[np.ndarray, "n"]],
+    rows: Mapping[str, Int[np.ndarray, " n"]],
     embedding: Mapping[str, Float32[np.ndarray, "n D"]],
     options: Mapping[str, Any],
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, Any]]:

@@ -13,7 +13,7 @@ from mmcl_jax.data.record_source import CorruptRecord
 def describe(
     cohort: Cohort,
     split: str,
-    rows: Int[np.ndarray, "n"],
+    rows: Int[np.ndarray, " n"],
     *,
     fields: Sequence[str],
     labels: Sequence[str] = (),

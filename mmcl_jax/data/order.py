@@ -11,7 +11,7 @@ class EpochOrder:
 
     def __init__(
         self,
-        rows: Int[np.ndarray, "n"],
+        rows: Int[np.ndarray, " n"],
         subjects: np.ndarray,
         batch_size: int,
         seed: int,
@@ -28,7 +28,7 @@ class EpochOrder:
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, step: int) -> Int[np.ndarray, "batch"]:
+    def __getitem__(self, step: int) -> Int[np.ndarray, " batch"]:
         epoch, position = divmod(step, self._steps)
         batches = self._epochs.get(epoch)
         if batches is None:
@@ -58,7 +58,7 @@ class EpochOrder:
         return self._rows[rng.permutation(deck.reshape(self._batch_size, self._steps).T)]
 
 
-def full_batches(counts: Int[np.ndarray, "people"], batch_size: int) -> int:
+def full_batches(counts: Int[np.ndarray, " people"], batch_size: int) -> int:
     """Largest number of batches of different people, given the number of records of each person.
 
     m batches can be filled exactly when sum(min(count, m)) >= m * batch_size; the left side is

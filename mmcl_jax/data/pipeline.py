@@ -39,7 +39,7 @@ def select(
     balanced: bool = False,
     fraction: float = 1.0,
     seed: int = 0,
-) -> Int[np.ndarray, "n"]:
+) -> Int[np.ndarray, " n"]:
     """Rows of a split's table to train or evaluate on, in ascending order.
 
     Args:
@@ -100,7 +100,7 @@ def select(
 def train_batches(
     cohort: Cohort,
     split: str,
-    rows: Int[np.ndarray, "n"],
+    rows: Int[np.ndarray, " n"],
     *,
     fields: Sequence[str],
     labels: str | Sequence[str] = (),
@@ -168,7 +168,7 @@ def train_batches(
 def eval_batches(
     cohort: Cohort,
     split: str,
-    rows: Int[np.ndarray, "n"],
+    rows: Int[np.ndarray, " n"],
     *,
     fields: Sequence[str],
     labels: str | Sequence[str] = (),
@@ -196,13 +196,15 @@ def eval_batches(
 
 
 def record_cache(
-    cohort: Cohort, split: str, rows: Int[np.ndarray, "n"], fields: Sequence[str]
+    cohort: Cohort, split: str, rows: Int[np.ndarray, " n"], fields: Sequence[str]
 ) -> RecordCache:
     """A cache for `train_batches` and `eval_batches` of these rows, or some of them."""
     return RecordCache(cohort.source(split, stored_fields(fields)), rows)
 
 
-def steps_per_epoch(cohort: Cohort, split: str, rows: Int[np.ndarray, "n"], batch_size: int) -> int:
+def steps_per_epoch(
+    cohort: Cohort, split: str, rows: Int[np.ndarray, " n"], batch_size: int
+) -> int:
     """Number of full batches of different people in one epoch; the same in every epoch.
 
     Raises:
@@ -254,7 +256,7 @@ class _Load:
         source = cohort.source(split, fields) if cache is None else cache
         return cls(source, values, size, without)
 
-    def __call__(self, rows: Int[np.ndarray, "batch"]) -> dict[str, Any]:
+    def __call__(self, rows: Int[np.ndarray, " batch"]) -> dict[str, Any]:
         valid = rows >= 0
         batch: dict[str, Any] = empty_arrays(self.source.fields, self.size)
         if len(self.without):
@@ -277,8 +279,8 @@ def _check_fields(fields: Sequence[str]) -> None:
 
 
 def _check_rows(
-    cohort: Cohort, split: str, rows: Int[np.ndarray, "n"], fields: Sequence[str]
-) -> Int[np.ndarray, "n"]:
+    cohort: Cohort, split: str, rows: Int[np.ndarray, " n"], fields: Sequence[str]
+) -> Int[np.ndarray, " n"]:
     if fields:
         _check_fields(fields)
     table = cohort.table(split)

@@ -19,7 +19,7 @@ class RecordCache:
         rows: those that will be asked for.
     """
 
-    def __init__(self, source: RecordSource, rows: Int[np.ndarray, "n"]):
+    def __init__(self, source: RecordSource, rows: Int[np.ndarray, " n"]):
         self.fields = source.fields
         self._source = source
         self._place = places(rows, len(source), absent=-1)
@@ -28,8 +28,8 @@ class RecordCache:
         self._whole = np.ones(len(rows), bool)
 
     def fill(
-        self, arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, "n"]
-    ) -> Bool[np.ndarray, "n"]:
+        self, arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, " n"]
+    ) -> Bool[np.ndarray, " n"]:
         """As `RecordSource.fill`. Raises IndexError for a row that was not chosen."""
         whole = np.ones(len(rows), bool)
         rows = rows[rows >= 0]
@@ -49,7 +49,7 @@ class RecordCache:
         return whole
 
 
-def places(rows: Int[np.ndarray, "n"], size: int, *, absent: int) -> Int[np.ndarray, "size"]:
+def places(rows: Int[np.ndarray, " n"], size: int, *, absent: int) -> Int[np.ndarray, " size"]:
     """Where each of `size` records is among `rows`; `absent` for those that are not."""
     found = np.full(size, absent, np.int32)
     found[rows] = np.arange(len(rows))

@@ -86,8 +86,8 @@ class RecordSource:
             raise CorruptRecord(self._damage(int(index), error)) from error
 
     def fill(
-        self, arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, "n"]
-    ) -> Bool[np.ndarray, "n"]:
+        self, arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, " n"]
+    ) -> Bool[np.ndarray, " n"]:
         """Writes record rows[i] to arrays[field][i], for every field of the source.
 
         Negative rows come last and are skipped: padding stays as it is.
@@ -144,7 +144,7 @@ class RecordSource:
 
 
 def stand_in(
-    arrays: Mapping[str, np.ndarray], whole: Bool[np.ndarray, "n"], rows: Int[np.ndarray, "n"]
+    arrays: Mapping[str, np.ndarray], whole: Bool[np.ndarray, " n"], rows: Int[np.ndarray, " n"]
 ) -> None:
     """Puts another of the records where `RecordSource.fill` has left one out.
 

@@ -38,7 +38,7 @@ _DTYPES = {"ecg": np.dtype("<f4"), "cmr": np.dtype("u1"), "cmr_box": np.dtype("<
 _SHAPES = {"ecg": ECG_SHAPE, "cmr": CMR_SHAPE, "cmr_box": (4,)}
 
 
-def encode(subject: Subject, labels: Float[np.ndarray, "K"]) -> bytes:
+def encode(subject: Subject, labels: Float[np.ndarray, " K"]) -> bytes:
     """The record of one subject as a serialised TF example, the same bytes on every machine.
 
     Args:

@@ -34,7 +34,7 @@ SHARE = 0.4
 _CHUNK = 64  # records that a thread reads at a time
 _PATIENCE = 3.0  # seconds of reading before it is worth a line
 
-Rows = Mapping[str, Int[np.ndarray, "n"]]
+Rows = Mapping[str, Int[np.ndarray, " n"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Recordings:
         return True, ""
 
 
-def load(source: RecordSource, split: str, rows: Int[np.ndarray, "n"]) -> dict[str, Array]:
+def load(source: RecordSource, split: str, rows: Int[np.ndarray, " n"]) -> dict[str, Array]:
     """The recordings of `rows` of a split on every device, as the steps of `state` take them.
 
     Each field is in host memory once, until it is on the device; on a CPU that is where it stays.
@@ -203,7 +203,7 @@ def load(source: RecordSource, split: str, rows: Int[np.ndarray, "n"]) -> dict[s
 
 
 def read(
-    source: RecordSource, rows: Int[np.ndarray, "n"], *, title: str = "reading"
+    source: RecordSource, rows: Int[np.ndarray, " n"], *, title: str = "reading"
 ) -> dict[str, np.ndarray]:
     """The fields of `rows` in host memory, read by several threads; tells how far it is."""
     arrays = empty_arrays(source.fields, len(rows))

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 
 
 def shuffled_classes(
-    classes: Sequence[Int[np.ndarray, "n"]], seed: int
-) -> list[Int[np.ndarray, "n"]]:
+    classes: Sequence[Int[np.ndarray, " n"]], seed: int
+) -> list[Int[np.ndarray, " n"]]:
     """The members of each class in a random order, from which subsets are cut.
 
     One generator per class: the size of one class does not change the choice in another.
@@ -24,7 +24,9 @@ def shuffled_classes(
     ]
 
 
-def nested_subset(classes: Sequence[Int[np.ndarray, "n"]], fraction: float) -> Int[np.ndarray, "m"]:
+def nested_subset(
+    classes: Sequence[Int[np.ndarray, " n"]], fraction: float
+) -> Int[np.ndarray, " m"]:
     """`fraction` of all members, from the front of each class, in no particular order.
 
     The classes take turns in proportion to their sizes. So the subset has `fraction` of the
@@ -41,7 +43,7 @@ def nested_subset(classes: Sequence[Int[np.ndarray, "n"]], fraction: float) -> I
     return np.concatenate(classes)[np.argsort(turn, kind="stable")[:total]]
 
 
-def _turns(n: int) -> Float[np.ndarray, "n"]:
+def _turns(n: int) -> Float[np.ndarray, " n"]:
     """When each member of a class has its turn: the first at 0, member j at (j + 1/2) / n."""
     turns = (np.arange(n) + 0.5) / n
     turns[0] = 0

@@ -215,7 +215,7 @@ def _vectors(parts: Parts, number: int) -> Float[np.ndarray, "n D"]:
     return np.asarray(parts.values(number)).T
 
 
-def _numbers(parts: Parts, number: int, position: int) -> Float[np.ndarray, "n"]:
+def _numbers(parts: Parts, number: int, position: int) -> Float[np.ndarray, " n"]:
     return np.asarray(parts.values(number)[position])
 
 

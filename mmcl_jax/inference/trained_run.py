@@ -74,7 +74,7 @@ class TrainedRun:
         unit: str = "mV",
         leads: Sequence[str] = LEADS,
         shortest: float = 10.0,
-    ) -> Float32[np.ndarray, "N D"] | Float32[np.ndarray, "D"]:
+    ) -> Float32[np.ndarray, "N D"] | Float32[np.ndarray, " D"]:
         """Embeddings of ECGs, preprocessed here as for the training.
 
         Args:
@@ -106,7 +106,7 @@ class TrainedRun:
         unit: str = "mV",
         leads: Sequence[str] = LEADS,
         shortest: float = 10.0,
-    ) -> dict[str, Float[np.ndarray, "N"]] | dict[str, float]:
+    ) -> dict[str, Float[np.ndarray, " N"]] | dict[str, float]:
         """Predictions for ECGs by all fine-tuned stages of the run. Arguments as for `embed`.
 
         Returns:

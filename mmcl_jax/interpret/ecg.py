@@ -32,7 +32,7 @@ class Attention:
     name: str
     rollout: Float[np.ndarray, "K 12 n"]
     pooling: Float[np.ndarray, "K 12 n"]
-    start: Float[np.ndarray, "K"]
+    start: Float[np.ndarray, " K"]
     seconds: float
 
 
@@ -49,9 +49,9 @@ class Occlusion:
     """
 
     columns: tuple[Column, ...]
-    value: Float[np.ndarray, "C"]
+    value: Float[np.ndarray, " C"]
     change: Float[np.ndarray, "C 12 W"]
-    edges: Float[np.ndarray, "W+1"]
+    edges: Float[np.ndarray, " W+1"]
 
 
 def attention(program: Program, ecg: Float32[np.ndarray, "12 T"]) -> list[Attention]:

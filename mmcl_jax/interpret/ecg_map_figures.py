@@ -18,7 +18,7 @@ def ecg_map(
     ecg: Float[np.ndarray, "12 T"],
     values: Float[np.ndarray, "12 W"],
     *,
-    edges: Float[np.ndarray, "W+1"],
+    edges: Float[np.ndarray, " W+1"],
     rate: float,
     unit: str,
     title: str,

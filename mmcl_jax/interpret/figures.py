@@ -135,7 +135,7 @@ def _write(folder: pathlib.Path, pictures: Iterable[tuple[str, Figure]]) -> list
     return files
 
 
-def _over_windows(found: Attention) -> tuple[Float[np.ndarray, "12 W"], Float[np.ndarray, "W+1"]]:
+def _over_windows(found: Attention) -> tuple[Float[np.ndarray, "12 W"], Float[np.ndarray, " W+1"]]:
     """Mean of the windows at every moment, and the moments where it changes."""
     patches = np.arange(found.rollout.shape[2] + 1) * found.seconds
     bounds = found.start[:, None] + patches[None, :]  # [K, n + 1]

@@ -79,7 +79,7 @@ def inside_and_outside(
     similarity: Float[np.ndarray, "N h w"],
     box: Int[np.ndarray, "N 4"],
     size: Int[np.ndarray, "N 2"],
-) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """Means of each map over a box and over the rest; a cell counts by its area in either.
 
     Args:
@@ -101,7 +101,7 @@ def inside_and_outside(
     return of_heart, of_rest
 
 
-def _overlap(cells: int, start: float, stop: float) -> Float[np.ndarray, "cells"]:
+def _overlap(cells: int, start: float, stop: float) -> Float[np.ndarray, " cells"]:
     """Share of each of `cells` equal parts of [0, 1] that lies between `start` and `stop`."""
     edges = np.arange(cells + 1) / cells
     covered = np.minimum(edges[1:], stop) - np.maximum(edges[:-1], start)
@@ -109,7 +109,7 @@ def _overlap(cells: int, start: float, stop: float) -> Float[np.ndarray, "cells"
 
 
 def contrast(
-    inside: Float[np.ndarray, "N"], outside: Float[np.ndarray, "N"]
+    inside: Float[np.ndarray, " N"], outside: Float[np.ndarray, " N"]
 ) -> dict[str, float | None]:
     """Of the means of each subject; see `heart_contrast`.
 

@@ -19,7 +19,7 @@ def occlude(
     extent: int,
     *,
     progress: bool = False,
-) -> tuple[Float[np.ndarray, "C"], Float[np.ndarray, "L W C"], Int[np.ndarray, "W"]]:
+) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, "L W C"], Int[np.ndarray, " W"]]:
     """Outputs of a program for an ECG as it is, and with each window of each lead hidden.
 
     Hidden samples become the median of their lead, which lies on its isoelectric line: an ECG is
@@ -59,7 +59,7 @@ def occlude(
 
 
 def cosine_distance(
-    one: Float[np.ndarray, "... D"], other: Float[np.ndarray, "D"]
+    one: Float[np.ndarray, "... D"], other: Float[np.ndarray, " D"]
 ) -> Float[np.ndarray, "..."]:
     """1 - cosine: 0 for the same direction, at most 2."""
     lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other)

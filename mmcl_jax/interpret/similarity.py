@@ -48,7 +48,7 @@ def run(experiment: Experiment, *, stage: str, split: str, subjects: int) -> dic
 
 
 def similarity(
-    experiment: Experiment, stage: str, split: str, rows: Int[np.ndarray, "N"]
+    experiment: Experiment, stage: str, split: str, rows: Int[np.ndarray, " N"]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Similarities for rows of a split of the cohort that have both modalities.
 

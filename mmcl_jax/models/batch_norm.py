@@ -43,14 +43,14 @@ class BatchNorm(nn.Module):
         self._follow(running_var, var * (count / (count - 1)))
         return normal.astype(self.dtype)
 
-    def _follow(self, running: nn.Variable, batch: Float[Array, "C"]) -> None:
+    def _follow(self, running: nn.Variable, batch: Float[Array, " C"]) -> None:
         running.value = self.momentum * running.value + (1 - self.momentum) * batch
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _normalise(
-    x: Float[Array, "... C"], scale: Float[Array, "C"], bias: Float[Array, "C"], eps: float
-) -> tuple[Float[Array, "... C"], Float[Array, "C"], Float[Array, "C"]]:
+    x: Float[Array, "... C"], scale: Float[Array, " C"], bias: Float[Array, " C"], eps: float
+) -> tuple[Float[Array, "... C"], Float[Array, " C"], Float[Array, " C"]]:
     """Normalised by the batch, with its mean and biased variance, all in float32.
 
     The backward pass keeps nothing but x and three values per channel, and reads x and the
@@ -89,11 +89,11 @@ _normalise.defvjp(_forward, _backward)
 
 
 def _affine(
-    x: Float[Array, "... C"], factor: Float[Array, "C"], shift: Float[Array, "C"]
+    x: Float[Array, "... C"], factor: Float[Array, " C"], shift: Float[Array, " C"]
 ) -> Float[Array, "... C"]:
     return x.astype(jnp.float32) * _wide(factor, x) + _wide(shift, x)
 
 
-def _wide(channel: Float[Array, "C"], x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+def _wide(channel: Float[Array, " C"], x: Float[Array, "... C"]) -> Float[Array, "... C"]:
     """One value per channel, with the axes of `x`."""
     return jnp.expand_dims(channel, tuple(range(x.ndim - 1)))

@@ -57,7 +57,7 @@ def interpolate(
     return jnp.concatenate([table[:, :1], flat], axis=1)
 
 
-def _sincos(position: Float[np.ndarray, "N"], width: int) -> Float[np.ndarray, "N width"]:
+def _sincos(position: Float[np.ndarray, " N"], width: int) -> Float[np.ndarray, "N width"]:
     frequency = 10000.0 ** (-np.arange(width // 2) / (width / 2))
     angle = position[:, None] * frequency[None, :]
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)

@@ -19,7 +19,7 @@ def barlow_twins_loss(
     view2: Float[Array, "B K"],
     *,
     off_diagonal_weight: float,
-    valid: Float[Array, "B"] | None = None,
+    valid: Float[Array, " B"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, "K K"]]:
     """Squared distance of the cross-correlation of two views from the identity (equation 1).
 
@@ -82,7 +82,7 @@ class Objective(Base):
         return {"spread": spread(outputs["projection"])}
 
 
-def _standardise(view: Float[Array, "B K"], valid: Float[Array, "B"]) -> Float[Array, "B K"]:
+def _standardise(view: Float[Array, "B K"], valid: Float[Array, " B"]) -> Float[Array, "B K"]:
     """Columns of mean 0 and variance 1 over the valid rows, as a BatchNorm without affine does."""
     view, present = view.astype(jnp.float32), valid[:, None]
     count = jnp.maximum(jnp.sum(valid), 1)

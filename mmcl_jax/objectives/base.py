@@ -75,7 +75,7 @@ class Objective(nn.Module, abc.ABC):
         return train and tower not in self.frozen
 
 
-def mean_over_valid(values: Float[Array, "B"], valid: Float[Array, "B"]) -> Float[Array, ""]:
+def mean_over_valid(values: Float[Array, " B"], valid: Float[Array, " B"]) -> Float[Array, ""]:
     """Mean over the rows that are no padding; 0 where none is valid."""
     return jnp.sum(values * valid) / jnp.maximum(jnp.sum(valid), 1)
 

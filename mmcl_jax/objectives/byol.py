@@ -23,7 +23,7 @@ _STREAMS = ("drop_path", "dropout")
 def byol_loss(
     prediction: Float[Array, "B K"],
     target: Float[Array, "B K"],
-    valid: Float[Array, "B"] | None = None,
+    valid: Float[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
     """One direction: -2 times the cosine of prediction and target, from -2 (equal) to 2.
 

@@ -18,7 +18,7 @@ def clip_loss(
     *,
     temperature: float,
     cmr_weight: float,
-    valid: Float[Array, "B"] | None = None,
+    valid: Float[Array, " B"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, "B B"]]:
     """Loss of paired projections against the other modality of the whole batch (eq. 4-6).
 

@@ -41,7 +41,7 @@ def visible_tokens(tokens: int, mask_ratio: float, rounding: str) -> int:
 
 def squared_error(
     prediction: Float[Array, "B N P"], target: Float[Array, "B N P"]
-) -> Float[Array, "B"]:
+) -> Float[Array, " B"]:
     """Mean squared error of each record over all its patches, visible and masked (eq. 2a)."""
     return jnp.mean(jnp.square(prediction - target), axis=(1, 2))
 
@@ -55,7 +55,7 @@ def normalise_patches(patches: Float[Array, "B N P"]) -> Float[Array, "B N P"]:
 
 def lead_correlation(
     prediction: Float[Array, "B N P"], target: Float[Array, "B N P"], leads: int
-) -> Float[Array, "B"]:
+) -> Float[Array, " B"]:
     """Pearson correlation of prediction and signal over time, averaged over the leads."""
 
     def standardise(patches):

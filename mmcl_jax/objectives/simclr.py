@@ -20,7 +20,7 @@ def nt_xent(
     view2: Float[Array, "B K"],
     *,
     temperature: float,
-    valid: Float[Array, "B"] | None = None,
+    valid: Float[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
     """Cross-entropy of each view with its partner against all 2B - 1 other views.
 
@@ -37,7 +37,7 @@ def nt_xent(
     present = valid > 0
     positive = jnp.sum(jnp.where(own, across, 0), axis=1)
 
-    def within(views: Float[Array, "B K"]) -> Float[Array, "B"]:
+    def within(views: Float[Array, "B K"]) -> Float[Array, " B"]:
         return _log_total(views @ views.T / temperature, present[None, :] & ~own, axis=1)
 
     total1 = jnp.logaddexp(within(first), _log_total(across, present[None, :], axis=1))
@@ -93,6 +93,6 @@ def _unit(view: Float[Array, "B K"]) -> Float[Array, "B K"]:
 
 def _log_total(
     logits: Float[Array, "B B"], counted: Bool[Array, "..."], axis: int
-) -> Float[Array, "B"]:
+) -> Float[Array, " B"]:
     # Finite where nothing is counted, so that its gradient is 0 and no NaN.
     return jax.nn.logsumexp(jnp.where(counted, logits, jnp.finfo(logits.dtype).min), axis=axis)

@@ -19,8 +19,8 @@ KINDS = ("binary", "multiclass", "multilabel", "regression")
 
 
 def cross_entropy(
-    logits: Float[Array, "B C"], classes: Float[Array, "B"], smoothing: float
-) -> Float[Array, "B"]:
+    logits: Float[Array, "B C"], classes: Float[Array, " B"], smoothing: float
+) -> Float[Array, " B"]:
     """Softmax cross-entropy; every class, the true one too, gets smoothing / C of the target."""
     count = logits.shape[-1]
     target = jax.nn.one_hot(classes.astype(jnp.int32), count) * (1 - smoothing) + smoothing / count

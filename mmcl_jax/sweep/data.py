@@ -71,7 +71,7 @@ class SweepData:
         return padded.reshape(count, size)
 
     def _with_labels(
-        self, split: str, rows: Int[np.ndarray, "n"], found: Mapping[str, Array]
+        self, split: str, rows: Int[np.ndarray, " n"], found: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Labels by the places of the recordings, of which there may be more than `rows`."""
         place = np.asarray(found["place"])[rows]
@@ -82,7 +82,7 @@ class SweepData:
             spread[name][place] = values
         return {**found, **spread}
 
-    def _labels(self, split: str, rows: Int[np.ndarray, "n"]) -> dict[str, np.ndarray]:
+    def _labels(self, split: str, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
         """`labels`, `label_valid` [n, K]."""
         (batch,) = pipeline.eval_batches(
             self._cohort, split, rows, fields=(), labels=self._names, batch_size=len(rows)

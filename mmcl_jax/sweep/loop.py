@@ -77,10 +77,10 @@ class Validation:
 
     objective: Objective
     labels: Mapping[str, np.ndarray]
-    counts: Int[np.ndarray, "C"]
+    counts: Int[np.ndarray, " C"]
 
     def metrics(
-        self, means: Mapping[str, Float[np.ndarray, "C"]], outputs: Mapping[str, np.ndarray]
+        self, means: Mapping[str, Float[np.ndarray, " C"]], outputs: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
         """What `train.evaluate` gives for the same batches."""
         total = self.counts.sum()
@@ -264,7 +264,7 @@ def _period(schedule: Schedule) -> int:
     return min(schedule.evaluate_every or schedule.steps_per_epoch, schedule.steps)
 
 
-def _initial(running: list[_Running | None]) -> Int[np.ndarray, "M"]:
+def _initial(running: list[_Running | None]) -> Int[np.ndarray, " M"]:
     return np.array([one.member.initial if one else 0 for one in running], np.int32)
 
 

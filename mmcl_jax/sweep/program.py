@@ -93,15 +93,15 @@ class Program:
             out_shardings=by_member,
         )
 
-    def begin(self, which: Int[np.ndarray, "M"], hyper: Mapping[str, np.ndarray]) -> Slots:
+    def begin(self, which: Int[np.ndarray, " M"], hyper: Mapping[str, np.ndarray]) -> Slots:
         """Slots at step 0; `which` of the initial parameters each starts from."""
         return self._begin(*self._place((which, dict(hyper))), self._initial)
 
     def refill(
         self,
         slots: Slots,
-        chosen: Bool[np.ndarray, "M"],
-        which: Int[np.ndarray, "M"],
+        chosen: Bool[np.ndarray, " M"],
+        which: Int[np.ndarray, " M"],
         hyper: Mapping[str, np.ndarray],
     ) -> Slots:
         """The slots of `chosen` at step 0 again, the others as they are. `slots` is donated."""
@@ -110,9 +110,9 @@ class Program:
     def train(
         self,
         slots: Slots,
-        keys: Key[Array, "M"],
-        hyper: Mapping[str, Float[np.ndarray, "M"]],
-        limit: Int[np.ndarray, "M"],
+        keys: Key[Array, " M"],
+        hyper: Mapping[str, Float[np.ndarray, " M"]],
+        limit: Int[np.ndarray, " M"],
         rows: Int[np.ndarray, "P M B"],
     ) -> tuple[Slots, dict[str, np.ndarray]]:
         """P steps of every slot; one that has reached its `limit` of steps stays as it is.
@@ -145,11 +145,11 @@ class Program:
             for name, values in outputs.items()
         }
 
-    def keep(self, slots: Slots, improved: Bool[np.ndarray, "M"]) -> Slots:
+    def keep(self, slots: Slots, improved: Bool[np.ndarray, " M"]) -> Slots:
         """Slots whose best parameters are the present ones where `improved`; donates `slots`."""
         return self._keep(slots, *self._place((improved,)))
 
-    def take(self, slots: Slots, positions: Int[np.ndarray, "N"]) -> Slots:
+    def take(self, slots: Slots, positions: Int[np.ndarray, " N"]) -> Slots:
         """Fewer slots: those at `positions`, in this order."""
         return self._take(slots, replicate(positions, self._mesh))
 
@@ -211,12 +211,12 @@ def _evaluate(recipe: Recipe) -> Callable:
     return evaluate
 
 
-def _keep(slots: Slots, improved: Bool[Array, "M"]) -> Slots:
+def _keep(slots: Slots, improved: Bool[Array, " M"]) -> Slots:
     present = slots.replace(best_params=slots.state.params, best_extra=slots.state.extra)
     return _where(improved, present, slots)
 
 
-def _where(chosen: Bool[Array, "M"], new: Slots, old: Slots) -> Slots:
+def _where(chosen: Bool[Array, " M"], new: Slots, old: Slots) -> Slots:
     choose = jax.vmap(lambda chosen, a, b: jax.tree.map(lambda a, b: jnp.where(chosen, a, b), a, b))
     return choose(chosen, new, old)
 

@@ -133,7 +133,7 @@ def _declared_count(path: str | os.PathLike, strip: Element) -> int | None:
 
 def _samples(
     path: str | os.PathLike, lead: str, text: str, count: int | None
-) -> Float[np.ndarray, "T"]:
+) -> Float[np.ndarray, " T"]:
     """The numbers of one lead; `count` of them where it is given."""
     fields = text.split(",")
     try:

@@ -280,7 +280,7 @@ def _frame_value(dataset: pydicom.Dataset, index: int | None, sequence: str, key
     return None
 
 
-def _numbers(value: Any, count: int) -> Float[np.ndarray, "n"] | None:
+def _numbers(value: Any, count: int) -> Float[np.ndarray, " n"] | None:
     """The numbers of an element, None where they are not `count` finite ones."""
     if value in (None, "") or isinstance(value, str | float):
         return None

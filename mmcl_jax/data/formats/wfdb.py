@@ -99,7 +99,7 @@ def _read_file(
     return digital.reshape(samples, len(specs)).T
 
 
-def _check_sum(path: pathlib.Path, spec: SignalSpec, digital: Int[np.ndarray, "T"]) -> None:
+def _check_sum(path: pathlib.Path, spec: SignalSpec, digital: Int[np.ndarray, " T"]) -> None:
     total = int(digital.sum(dtype=np.int64))
     # Headers write the 16-bit sum with or without its sign.
     if spec.checksum is not None and (total - spec.checksum) % 65536:
@@ -110,7 +110,7 @@ def _check_sum(path: pathlib.Path, spec: SignalSpec, digital: Int[np.ndarray, "T
         )
 
 
-def _physical(spec: SignalSpec, digital: Int[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
+def _physical(spec: SignalSpec, digital: Int[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
     with np.errstate(over="ignore"):  # an absurd gain: what is infinite counts as missing
         physical = (digital.astype(np.float64) - spec.baseline) / spec.gain
     physical[digital == _CODINGS[spec.format].missing] = np.nan
@@ -123,15 +123,15 @@ class _Coding:
 
     bits: int
     missing: int
-    decode: Callable[[UInt8[np.ndarray, "B"], int], Int[np.ndarray, "n"]]
+    decode: Callable[[UInt8[np.ndarray, " B"], int], Int[np.ndarray, " n"]]
 
 
-def _decode_24(content: UInt8[np.ndarray, "B"], count: int) -> Int[np.ndarray, "n"]:
+def _decode_24(content: UInt8[np.ndarray, " B"], count: int) -> Int[np.ndarray, " n"]:
     low, middle, high = content.reshape(count, 3).T.astype(np.int32)
     return low | middle << 8 | high.astype(np.uint8).view(np.int8).astype(np.int32) << 16
 
 
-def _decode_212(content: UInt8[np.ndarray, "B"], count: int) -> Int[np.ndarray, "n"]:
+def _decode_212(content: UInt8[np.ndarray, " B"], count: int) -> Int[np.ndarray, " n"]:
     """Two 12-bit integers in three bytes; the middle byte holds the upper bits of both."""
     pairs = np.zeros((count + 1) // 2 * 3, np.uint8)
     pairs[: len(content)] = content

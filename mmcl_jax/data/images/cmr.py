@@ -121,7 +121,7 @@ def box_around(
     return corner[0], corner[1], side, side
 
 
-def phases(area: Float[np.ndarray, "T"]) -> tuple[int, int, int]:
+def phases(area: Float[np.ndarray, " T"]) -> tuple[int, int, int]:
     """Frames of ES, mid-systole and ED from the area or volume of the left ventricle.
 
     ED is the largest, ES the smallest. The mid frame lies halfway from ED to ES in time, across the

@@ -58,7 +58,7 @@ def find(cine: Float[np.ndarray, "T H W"], spacing: float) -> LeftVentricle | No
 
 def pool_area(
     slices: Float[np.ndarray, "Z T H W"], ventricle: LeftVentricle
-) -> Float[np.ndarray, "T"]:
+) -> Float[np.ndarray, " T"]:
     """Bright area inside the left ventricle over the cycle, summed over the slices, in pixels.
 
     Bright is what exceeds Otsu's threshold within a disc a fifth wider than the ventricle. The

@@ -80,7 +80,7 @@ def size_remarks(spacing: float) -> tuple[str, ...]:
 def take_frames(
     path: str | os.PathLike,
     cine: Cine,
-    cavity: Float[np.ndarray, "T"],
+    cavity: Float[np.ndarray, " T"],
     rule: str,
     settings: cmr.CmrSettings = cmr.DEFAULT,
 ) -> tuple[UInt8[np.ndarray, "210 210 3"], tuple[str, ...]]:

@@ -91,7 +91,7 @@ def translate(
 
 def volumes(
     classes: UInt8[np.ndarray, "Z T H W"], which: int, voxel: float
-) -> Float[np.ndarray, "T"]:
+) -> Float[np.ndarray, " T"]:
     """Volume of a class in mL, per frame.
 
     Args:

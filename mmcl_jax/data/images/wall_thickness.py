@@ -85,10 +85,10 @@ class _Ring:
     """
 
     slice: int
-    angles: Float[np.ndarray, "N"]
+    angles: Float[np.ndarray, " N"]
     outer: Float[np.ndarray, "N 2"]
-    thickness: Float[np.ndarray, "N"]
-    weights: Float[np.ndarray, "N"]
+    thickness: Float[np.ndarray, " N"]
+    weights: Float[np.ndarray, " N"]
 
 
 _POINTS = 360
@@ -128,7 +128,7 @@ def _ring(
 def _contour(
     mask: Bool[np.ndarray, "H W"],
     centre: Float[np.ndarray, "2"],
-    angles: Float[np.ndarray, "N"],
+    angles: Float[np.ndarray, " N"],
     spacing: tuple[float, float],
 ) -> Float[np.ndarray, "N 2"]:
     """Where rays from the centre leave a mask for the last time, as x and y in mm."""
@@ -169,15 +169,15 @@ def _septum(
 
 
 def _in_segment(
-    angles: Float[np.ndarray, "N"], septum: float, turn: float, number: int, count: int
-) -> Bool[np.ndarray, "N"]:
+    angles: Float[np.ndarray, " N"], septum: float, turn: float, number: int, count: int
+) -> Bool[np.ndarray, " N"]:
     """Points in segment `number` from 0 of a ring of `count`: 0 is centred on the anterior wall."""
     anterior = septum + turn * np.pi / 2
     position = turn * (anterior - angles) * count / (2 * np.pi)
     return np.floor(position + 0.5) % count == number
 
 
-def _mean(rings: list[_Ring], chosen: list[Bool[np.ndarray, "N"]] | None = None) -> float:
+def _mean(rings: list[_Ring], chosen: list[Bool[np.ndarray, " N"]] | None = None) -> float:
     thickness = np.concatenate([ring.thickness for ring in rings])
     weights = np.concatenate([ring.weights for ring in rings])
     used = ~np.isnan(thickness)

@@ -108,7 +108,7 @@ def preview(
 
 
 def histogram(
-    values: Mapping[str, Float[np.ndarray, "n"]], label: str, bins: int = 24
+    values: Mapping[str, Float[np.ndarray, " n"]], label: str, bins: int = 24
 ) -> Figure | None:
     """Shares of the records of each split by value; None where no value is known.
 

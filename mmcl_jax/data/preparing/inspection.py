@@ -114,7 +114,7 @@ def _ecg(path: pathlib.Path, recording: ecg.Recording) -> dict[str, Any]:
     return {**found, "usable": True, "reason": "", "flags": list(flags)}
 
 
-def _lead(signal: Float[np.ndarray, "T"], name: str, unit: str) -> dict[str, Any]:
+def _lead(signal: Float[np.ndarray, " T"], name: str, unit: str) -> dict[str, Any]:
     """Statistics of one signal in mV; in its own unit where that is no voltage."""
     in_unit = "mV"
     try:

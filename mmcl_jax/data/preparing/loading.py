@@ -43,7 +43,7 @@ class Loaded:
     file: str
     has_ecg: bool
     has_cmr: bool
-    labels: Float[np.ndarray, "K"]
+    labels: Float[np.ndarray, " K"]
     flags: tuple[str, ...]
     ecg_digest: bytes
     payload: bytes

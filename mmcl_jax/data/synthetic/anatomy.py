@@ -67,27 +67,27 @@ class Anatomy:
     infarct. `contraction` multiplies `shortening`, the radial shortening of the cavity.
     """
 
-    male: Bool[np.ndarray, "n"]
-    age: Float[np.ndarray, "n"]  # years
-    height: Float[np.ndarray, "n"]  # cm
-    weight: Float[np.ndarray, "n"]  # kg
-    metabolic: Float[np.ndarray, "n"]
-    pressure: Float[np.ndarray, "n"]  # arterial hypertension
-    ischaemia: Float[np.ndarray, "n"]
-    atrial: Float[np.ndarray, "n"]  # size and fibrosis of the left atrium
-    sinus_rate: Float[np.ndarray, "n"]  # beats/min at rest
-    rr_deviation: Float[np.ndarray, "n"]  # s, of the RR interval in sinus rhythm
-    infarct: Int[np.ndarray, "n"]  # territory, -1 without infarct
+    male: Bool[np.ndarray, " n"]
+    age: Float[np.ndarray, " n"]  # years
+    height: Float[np.ndarray, " n"]  # cm
+    weight: Float[np.ndarray, " n"]  # kg
+    metabolic: Float[np.ndarray, " n"]
+    pressure: Float[np.ndarray, " n"]  # arterial hypertension
+    ischaemia: Float[np.ndarray, " n"]
+    atrial: Float[np.ndarray, " n"]  # size and fibrosis of the left atrium
+    sinus_rate: Float[np.ndarray, " n"]  # beats/min at rest
+    rr_deviation: Float[np.ndarray, " n"]  # s, of the RR interval in sinus rhythm
+    infarct: Int[np.ndarray, " n"]  # territory, -1 without infarct
     scar: Float[np.ndarray, "n 16"]
-    cardiomyopathy: Float[np.ndarray, "n"]  # severity, 0 without
-    volume: Float[np.ndarray, "n"]  # mL, LV cavity at end-diastole
-    sphericity: Float[np.ndarray, "n"]  # length / basal radius
+    cardiomyopathy: Float[np.ndarray, " n"]  # severity, 0 without
+    volume: Float[np.ndarray, " n"]  # mL, LV cavity at end-diastole
+    sphericity: Float[np.ndarray, " n"]  # length / basal radius
     thickness: Float[np.ndarray, "n 16"]  # mm, at end-diastole
-    shortening: Float[np.ndarray, "n"]
-    long_axis_shortening: Float[np.ndarray, "n"]
+    shortening: Float[np.ndarray, " n"]
+    long_axis_shortening: Float[np.ndarray, " n"]
     contraction: Float[np.ndarray, "n 16"]
-    rv_volume: Float[np.ndarray, "n"]  # mL, at end-diastole
-    rv_stroke_ratio: Float[np.ndarray, "n"]  # right over left stroke volume, before limits
+    rv_volume: Float[np.ndarray, " n"]  # mL, at end-diastole
+    rv_stroke_ratio: Float[np.ndarray, " n"]  # right over left stroke volume, before limits
 
 
 def draw(rng: np.random.Generator, n: int, population: Population) -> Anatomy:
@@ -163,13 +163,13 @@ class Ventricles:
     """Geometry of both ventricles at end-diastole (`ed`) and end-systole (`es`); mm and mL."""
 
     radius: Float[np.ndarray, "n 3"]  # of the cavity per disc, ed
-    length: Float[np.ndarray, "n"]  # of the cavity, ed
+    length: Float[np.ndarray, " n"]  # of the cavity, ed
     es_radius: Float[np.ndarray, "n 16"]  # of the cavity per segment
-    es_length: Float[np.ndarray, "n"]
+    es_length: Float[np.ndarray, " n"]
     es_thickness: Float[np.ndarray, "n 16"]
-    es_volume: Float[np.ndarray, "n"]
-    rv_es_volume: Float[np.ndarray, "n"]
-    wall_volume: Float[np.ndarray, "n"]  # mL
+    es_volume: Float[np.ndarray, " n"]
+    rv_es_volume: Float[np.ndarray, " n"]
+    wall_volume: Float[np.ndarray, " n"]  # mL
 
 
 def ventricles(anatomy: Anatomy) -> Ventricles:
@@ -198,8 +198,8 @@ def ventricles(anatomy: Anatomy) -> Ventricles:
 
 
 def phenotypes(
-    anatomy: Anatomy, heart_rate: Float[np.ndarray, "n"]
-) -> dict[str, Float[np.ndarray, "n"]]:
+    anatomy: Anatomy, heart_rate: Float[np.ndarray, " n"]
+) -> dict[str, Float[np.ndarray, " n"]]:
     """The 61 phenotypes by name, in the units of `labels.PHENOTYPES`.
 
     Args:

@@ -154,7 +154,7 @@ def _chest(rng: np.random.Generator, fat: float) -> Float32[np.ndarray, "210 210
 
 def _epicardial_fat(
     rng: np.random.Generator, body_mass_index: float
-) -> Float32[np.ndarray, "angles"]:
+) -> Float32[np.ndarray, " angles"]:
     """Thickness in pixels of the fat on the heart at each angle."""
     size, phase = 0.7 * rng.standard_normal(3), 2 * np.pi * rng.random(3)
     waves = np.cos(np.array([[2], [3], [5]]) * _ANGLE[None] + phase[:, None])

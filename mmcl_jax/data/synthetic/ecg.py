@@ -51,7 +51,7 @@ def simulate(rng: np.random.Generator, heart: Electrophysiology) -> Float[np.nda
     return np.concatenate([_LIMB.astype(np.float32) @ leads[:2], leads[2:]])
 
 
-def beat_times(rng: np.random.Generator, heart: Electrophysiology) -> Float[np.ndarray, "beats"]:
+def beat_times(rng: np.random.Generator, heart: Electrophysiology) -> Float[np.ndarray, " beats"]:
     """Times of the QRS complexes in s, from before the recording until after its end."""
     mean = 60 / heart.heart_rate
     count = int((SAMPLES / RATE + 2.5) / mean * 1.3) + 3

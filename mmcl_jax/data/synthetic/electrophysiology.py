@@ -33,9 +33,9 @@ class Waves:
     """
 
     vector: Float[np.ndarray, "waves 3"]
-    centre: Float[np.ndarray, "waves"]
-    rise: Float[np.ndarray, "waves"]
-    fall: Float[np.ndarray, "waves"]
+    centre: Float[np.ndarray, " waves"]
+    rise: Float[np.ndarray, " waves"]
+    fall: Float[np.ndarray, " waves"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ _CALIBRATION_SEED = 20_230_811
 
 def draw_diseases(
     rng: np.random.Generator, anatomy: Anatomy, prevalence: str
-) -> dict[str, Bool[np.ndarray, "n"]]:
+) -> dict[str, Bool[np.ndarray, " n"]]:
     """Who has which disease, by label name.
 
     Args:
@@ -38,7 +38,7 @@ def draw_diseases(
     }
 
 
-def log_odds(anatomy: Anatomy) -> dict[str, Float[np.ndarray, "n"]]:
+def log_odds(anatomy: Anatomy) -> dict[str, Float[np.ndarray, " n"]]:
     """Log odds of each disease, up to the intercept."""
     heart = phenotypes(anatomy, anatomy.sinus_rate)
     age = (anatomy.age - 64) / 7.7

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from mmcl_jax.data.targets.labels import Label
 
 
-def summarise(label: Label, values: Float[np.ndarray, "n"]) -> dict[str, Any]:
+def summarise(label: Label, values: Float[np.ndarray, " n"]) -> dict[str, Any]:
     """JSON: 'known' and 'missing' records, and over the known ones
 
     of a binary label: 'positives', 'prevalence';
@@ -36,7 +36,7 @@ def summarise(label: Label, values: Float[np.ndarray, "n"]) -> dict[str, Any]:
     return {**summary, **{name: float(f"{value:.6g}") for name, value in statistics.items()}}
 
 
-def words(label: Label, values: Float[np.ndarray, "n"]) -> str:
+def words(label: Label, values: Float[np.ndarray, " n"]) -> str:
     """`12.3 %`, `142.1, 30.2 mL` (mean, standard deviation), `A 20 %, B 80 %`; '-' for nothing."""
     summary = summarise(label, values)
     if not summary["known"]:
