@@ -4,16 +4,18 @@
         --config.data.path=COHORT
     python -m mmcl_jax.paper --config=configs/paper.py --workdir=runs/paper --plan
 
-Without `data.path` the cohort is the synthetic one. `--runs=mae,mmcl` does some of the methods.
+Without `data.path` the cohort is the synthetic one. `--runs=mae,mmcl_10pct` does some of the runs.
 What runs share is trained once: see mmcl_jax/paper/plan.py and docs/protocol.md.
 
 Arguments, combined with a comma:
 
     paper.py:demo   small models on a small synthetic cohort, on two CPU cores
     paper.py:study  small models, five seeds, a large test split; hours on two CPU cores
+    paper.py:few    like study: three times the recordings to pre-train on, 10 and 1 % of the labels
     paper.py:sweep  searches the paper's grid of fine-tuning first, for each method and target
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -23,6 +25,7 @@ from mmcl_jax import default_config
 ARGUMENTS = {
     "demo": "small models on a small synthetic cohort, on two CPU cores",
     "study": "small models, five seeds, a large test split; hours on two CPU cores",
+    "few": "like study, with more recordings to pre-train on and 10 and 1 % of the labels",
     "sweep": "searches the paper's grid of fine-tuning first, for each method and target",
 }
 # In the order in which they are run: an earlier method trains what a later one shares.
@@ -30,50 +33,39 @@ METHODS = (
     "tabular", "supervised", "mae", "simclr", "clocs", "byol", "barlow_twins", "mmcl_wo_mdm",
     "mmcl", "cmr_supervised", "cmr_mmcl_wo_mdm", "cmr_mmcl",
 )  # fmt: skip
+# V-D, Figure 5: methods with a share of the balanced training sets, in runs like mae_10pct.
 LOW_DATA = (
     "supervised", "mae", "simclr", "clocs", "byol", "barlow_twins", "mmcl_wo_mdm", "mmcl",
 )  # fmt: skip
+SHARES = {"10pct": 0.1, "1pct": 0.01}
 DISEASES = ("CAD", "AF", "DM")
 # Table IV has the phenotypes of these; the others predict diseases only.
 PHENOTYPED = ("supervised", "mae", "mmcl_wo_mdm", "mmcl", "cmr_supervised")
-
-# Methods of a study, with the stages of pre-training of each; these are longer than in a demo.
-STUDY = {
-    "tabular": (), "supervised": (), "mae": ("mdm",), "mmcl": ("mdm", "image", "mmcl"),
-    "mmcl_wo_mdm": ("image", "mmcl"),
-}  # fmt: skip
-LONGER = {
-    "mdm": {"epochs": 100, "evaluate_every_epochs": 10},
-    "image": {"epochs": 24, "evaluate_every_epochs": 4},
-    "mmcl": {"epochs": 30, "evaluate_every_epochs": 3},
-}
-# Batch size and base rate of fine-tuning, chosen on the validation split with one seed.
-FINETUNED = {
-    "supervised": (8, 3e-4), "mae": (8, 1e-4), "mmcl": (8, 1e-4), "mmcl_wo_mdm": (8, 1e-4),
-}  # fmt: skip
 SEEDS = (0, 101, 202, 303, 404)
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
     words = default_config.arguments(arguments, ARGUMENTS)
-    if {"demo", "study"} <= words:
-        raise ValueError("demo and study are two settings: name one of them")
-    small = words & {"sweep"} | ({"demo"} if words - {"sweep"} else set())
+    if len(sizes := sorted(words - {"sweep"})) > 1:
+        raise ValueError(f"{' and '.join(sizes)} are settings of their own: name one of them")
+    small = words & {"sweep"} | ({"demo"} if sizes else set())
     config = ConfigDict({"data": default_config.experiment("paper").data})
-    config.order = METHODS
-    # A configuration beside this one, and changes to its fields.
+    # Each is a configuration beside this one, and changes to its fields.
     config.runs = {name: _run(name, small, _targets(name)) for name in METHODS}
-    # V-D, Figure 5: shares of the balanced training sets. At 1 % of AF 17 records are left, two
-    # batches of 8; so settings are those of the configurations, not those of a sweep.
-    config.low_data = {
-        "shares": (0.1, 0.01),
-        "runs": {name: _run(name, small - {"sweep"}, DISEASES) for name in LOW_DATA},
-    }
+    config.order = METHODS
+    for suffix, share in SHARES.items():
+        for name in LOW_DATA:
+            config.order += (f"{name}_{suffix}",)
+            # At 1 % of AF 17 records are left, two batches of 8; so settings are those of the
+            # configurations, not those of a sweep.
+            run = _run(name, small - {"sweep"}, DISEASES)
+            run["changes"]["stages"]["finetune"]["fraction"] = share
+            config.runs[f"{name}_{suffix}"] = run
     # IV-C.2: the learning rate of MMCL, chosen by the validation loss with one run per rate.
     config.choices = {
         name: {
-            "runs": (name, f"cmr_{name}"), "stage": "mmcl", "field": "optimizer.rate",
-            "values": (3e-5, 1e-4, 3e-4, 1e-3),
+            "runs": (name, *(f"{name}_{suffix}" for suffix in SHARES), f"cmr_{name}"),
+            "stage": "mmcl", "field": "optimizer.rate", "values": (3e-5, 1e-4, 3e-4, 1e-3),
         }
         for name in ("mmcl_wo_mdm", "mmcl")
     }  # fmt: skip
@@ -85,6 +77,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         _shrink(config)
     if "study" in words:
         _study(config)
+    if "few" in words:
+        _few(config)
     return config.lock()
 
 
@@ -99,8 +93,8 @@ def _run(name: str, words: frozenset[str], targets: tuple[str, ...]) -> dict[str
     known = {"demo"} if name == "tabular" else {"demo", "sweep"}
     for word in sorted(words & known):
         file += f"{',' if ':' in file else ':'}{word}"
-    changes = {"stages": {"finetune": {"targets": targets}}} if targets else {}
-    return {"config": file, "changes": changes}
+    stages = {} if name == "tabular" else {"finetune": {"targets": targets} if targets else {}}
+    return {"config": file, "changes": {"stages": stages}}
 
 
 def _targets(name: str) -> tuple[str, ...]:
@@ -109,22 +103,30 @@ def _targets(name: str) -> tuple[str, ...]:
 
 def _shrink(config: ConfigDict) -> None:
     config.data.synthetic.update({"subjects": 800, "prevalence": "demo", "phenotyped": 1.0})
-    for name in set(LOW_DATA) - {"supervised", "mae", "mmcl"}:
-        del config.low_data.runs[name]
-    with config.ignore_type():
-        config.low_data.shares = (0.1,)
-        config.choices.mmcl.values = (3e-4, 1e-3)
-    for run in config.low_data.runs.values():
+    few = ("supervised_10pct", "mae_10pct", "mmcl_10pct")
+    _keep(config, (*METHODS, *few))
+    for name in few:
         # 10 % of the smallest balanced set are about 23 records.
-        run.changes.stages.finetune.batch_size = 8
+        config.runs[name].changes.stages.finetune.batch_size = 8
+    with config.ignore_type():
+        config.choices.mmcl.values = (3e-4, 1e-3)
     del config.choices.mmcl_wo_mdm
     config.probe.labels = (*DISEASES, "LV")
     # One page compares all runs.
     config.leave_out = ("interpret", "report")
 
 
+# --- Studies, see docs/results.md ----------------------------------------------------------------
+# Stages of pre-training of the methods compared, and batch size and base rate of fine-tuning, which
+# were chosen on the validation split of `study` with one seed.
+COMPARED = {
+    "supervised": ((), 8, 3e-4), "mae": (("mdm",), 8, 1e-4),
+    "mmcl": (("mdm", "image", "mmcl"), 8, 1e-4), "mmcl_wo_mdm": (("image", "mmcl"), 8, 1e-4),
+}  # fmt: skip
+
+
 def _study(config: ConfigDict) -> None:
-    """What Tables I and III and Figure 5 claim, with five seeds: see docs/results.md.
+    """What Tables I and III and Figure 5 claim, with five seeds.
 
     Of 4,000 subjects 1,400 train and 2,200 test: a subject that tests costs little, and narrows the
     intervals of the differences between methods.
@@ -132,35 +134,67 @@ def _study(config: ConfigDict) -> None:
     config.data.synthetic.update(
         {"subjects": 4000, "prevalence": "demo", "phenotyped": 1.0, "splits": (35, 10, 55)}
     )
-    with config.ignore_type():
-        config.order = tuple(STUDY)
-        # 10 % of the balanced sets are 87 records of CAD, two times what 1 % at the paper's size
-        # has; 1 % of them would be 8.
-        config.low_data.shares = (0.1,)
+    # 10 % of the balanced sets are 87 records of CAD, two times what 1 % at the paper's size has;
+    # 1 % of them would be 8.
+    _keep(config, ("tabular", *COMPARED, *(f"{name}_10pct" for name in COMPARED)))
     config.choices = {}
-    for runs in (config.runs, config.low_data.runs):
-        for name in list(runs):
-            if name not in STUDY:
-                del runs[name]
-                continue
-            few = runs is config.low_data.runs
-            changes = {"tabular": {"seeds": SEEDS}} if name == "tabular" else _longer(name, few)
-            runs[name].changes = {"stages": changes}
+    config.runs.tabular.changes = {"stages": {"tabular": {"seeds": SEEDS}}}
+    longer = {
+        "mdm": {"epochs": 100, "evaluate_every_epochs": 10},
+        "image": {"epochs": 24, "evaluate_every_epochs": 4},
+        "mmcl": {"epochs": 30, "evaluate_every_epochs": 3},
+    }
+    for name in COMPARED:
+        every, few = config.runs[name], config.runs[f"{name}_10pct"]
+        targets = (*DISEASES, "phenotypes")
+        _train(every, name, longer, targets=targets, epochs=12, evaluate_every_epochs=2)
+        # After 24 epochs, 168 to 240 steps, validation was still rising.
+        _train(few, name, longer, epochs=72, evaluate_every_epochs=12)
 
 
-def _longer(name: str, few: bool) -> dict[str, Any]:
-    """Changes to the stages of a demo.
+def _few(config: ConfigDict) -> None:
+    """Figure 5 where labels are rare among the recordings, as in the paper, with five seeds.
+
+    Of 6,000 subjects 4,200 train and 1,500 test. All stages of pre-training take about as many
+    steps as in `study`, on three times the recordings.
+    """
+    config.data.synthetic.update(
+        {"subjects": 6000, "prevalence": "demo", "phenotyped": 1.0, "splits": (70, 5, 25)}
+    )
+    _keep(config, [f"{name}_{suffix}" for suffix in SHARES for name in COMPARED])
+    config.choices = {}
+    longer = {
+        "mdm": {"epochs": 30, "evaluate_every_epochs": 5},
+        "image": {"epochs": 8, "evaluate_every_epochs": 2},
+        "mmcl": {"epochs": 12, "evaluate_every_epochs": 2},
+    }
+    for name in COMPARED:
+        # About 260 and 26 records of CAD.
+        few, fewest = (config.runs[f"{name}_{suffix}"] for suffix in SHARES)
+        _train(few, name, longer, epochs=24, evaluate_every_epochs=4)
+        _train(fewest, name, longer, epochs=120, evaluate_every_epochs=20)
+
+
+def _keep(config: ConfigDict, names: Iterable[str]) -> None:
+    """Leaves the runs of these names, in this order."""
+    config.order = tuple(names)
+    config.runs = {name: config.runs[name] for name in config.order}
+    for choice in config.choices.values():
+        choice.runs = tuple(name for name in choice.runs if name in config.order)
+
+
+def _train(run: ConfigDict, name: str, longer: dict[str, Any], **finetune: Any) -> None:
+    """Five seeds of fine-tuning, after stages of pre-training that are as long as `longer` says.
 
     Args:
-        few: of the runs with a share of the labels.
+        name: of the method.
+        finetune: settings of that stage.
     """
-    batch_size, base_rate = FINETUNED[name]
-    finetune = {
-        "targets": (*DISEASES, "phenotypes"), "seeds": SEEDS, "batch_size": batch_size,
-        "optimizer": {"base_rate": base_rate}, "epochs": 12, "evaluate_every_epochs": 2,
+    stages, batch_size, base_rate = COMPARED[name]
+    finetune |= {
+        "seeds": SEEDS, "batch_size": batch_size, "optimizer": {"base_rate": base_rate},
     }  # fmt: skip
-    if few:
-        # After 24 epochs, 168 to 240 steps, validation was still rising.
-        few_records = {"batch_size": 8, "epochs": 72, "evaluate_every_epochs": 12}
-        finetune |= {"targets": DISEASES, **few_records}
-    return {**{stage: LONGER[stage] for stage in STUDY[name]}, "finetune": finetune}
+    changes = run.changes.stages
+    with changes.ignore_type():
+        changes.update({stage: longer[stage] for stage in stages})
+        changes.finetune.update(finetune)

@@ -1,7 +1,7 @@
 """Which runs the paper needs, in which order, and what they share.
 
 A configuration of the paper (`configs/paper.py`) names runs, each a configuration beside it with
-changes, and which of them are fine-tuned with a share of the labels too. From it follow:
+changes. From it follow:
 
 - *sharing*: a stage of pre-training whose settings, models, data, seed and origins are those of a
   stage of an earlier run is taken from there. So all methods that start from masked data modelling
@@ -32,7 +32,7 @@ class Run:
     """One run directory to fill.
 
     Attributes:
-        name: path below the workdir, such as `mmcl`, `mmcl-10pct` or `choices/mmcl/0.0001`.
+        name: path below the workdir, such as `mmcl`, `mmcl_10pct` or `choices/mmcl/0.0001`.
         path: the directory.
         config: of the experiment, without the stages that are taken from other runs.
         taken: RUN:STAGE by stage that is taken.
@@ -69,7 +69,7 @@ class Plan:
         folder: of all runs.
 
     Raises:
-        ValueError: a run, a choice or a share that does not fit.
+        ValueError: a run or a choice that does not fit.
     """
 
     def __init__(self, config: Mapping[str, Any], configs: pathlib.Path, folder: pathlib.Path):
@@ -78,7 +78,6 @@ class Plan:
         config = {**config, "data": {**config["data"], "path": path}}
         self.folder, self._config, self._configs = folder, config, configs
         unknown = [name for name in config["order"] if name not in config["runs"]]
-        unknown += [name for name in config["low_data"]["runs"] if name not in config["order"]]
         for name, choice in config["choices"].items():
             unknown += [run for run in choice["runs"] if run not in config["runs"]]
             if not choice["values"]:
@@ -115,15 +114,10 @@ class Plan:
         candidates: dict[str, list[Run]] = {}
         tried: set[str] = set()
         chosen: dict[str, Any] = {}
-        low_data = self._config["low_data"]
-        every = [(name, 1.0) for name in order]
-        few = [name for name in order if name in low_data["runs"]]
-        every += [(name, share) for share in low_data["shares"] for name in few]
-        for name, share in every:
+        for name in order:
             # The others say what there is to take.
             wanted = not selected or name in selected
-            config = self._load(name, (low_data if share < 1 else self._config)["runs"])
-            place = name if share == 1 else f"{name}-{100 * share:g}pct"
+            config = self._load(name)
             try:
                 for choice in self._choices(name):
                     if choice not in candidates:
@@ -136,11 +130,9 @@ class Plan:
                     value = chosen[choice] if wanted else self._choose(choice, dry=True)
                     paper_choice.put(config, self._config["choices"][choice], value)
             except paper_choice.NotMade as error:
-                self.blocked[place] = str(error)
+                self.blocked[name] = str(error)
                 continue
-            for group in _fine_tuning(config):
-                config["stages"][group]["fraction"] = share
-            run = self._share(place, config, known)
+            run = self._share(name, config, known)
             if wanted:
                 yield run
 
@@ -162,9 +154,9 @@ class Plan:
 
     # --- configurations ------------------------------------------------------------------------
 
-    def _load(self, name: str, runs: Mapping[str, Any]) -> dict[str, Any]:
+    def _load(self, name: str) -> dict[str, Any]:
         """The configuration of a run with its changes, on the data that all runs share."""
-        entry = runs[name]
+        entry = self._config["runs"][name]
         file, _, argument = entry["config"].partition(":")
         here = str(self._configs / "paper.py")
         config = default_config.neighbour(here, file.removesuffix(".py"))(argument or None)
@@ -215,7 +207,7 @@ class Plan:
     def _candidates(self, choice: str, known: dict[str, str]) -> Iterator[Run]:
         settings = self._config["choices"][choice]
         for value in settings["values"]:
-            config = self._load(settings["runs"][0], self._config["runs"])
+            config = self._load(settings["runs"][0])
             paper_choice.put(config, settings, value)
             # Up to the stage, and what is computed from it.
             end = config["order"].index(settings["stage"])

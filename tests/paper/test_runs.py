@@ -84,15 +84,16 @@ def config(cohort):
     data |= {"path": str(cohort), "preprocessing": cohorts.open_cohort(cohort).settings}
     return {
         "data": data,
-        "order": ["supervised", "mae"],
+        "order": ["supervised", "mae", "mae_50pct"],
         "runs": {
             "supervised": run_of("tiny_methods.py:supervised"),
             "mae": run_of("tiny_methods.py:mae"),
+            "mae_50pct": run_of("tiny_methods.py:mae", stages={"finetune": {"fraction": 0.5}}),
         },
-        "low_data": {"shares": [0.5], "runs": {"mae": run_of("tiny_methods.py:mae")}},
         "choices": {
             "mae": {
-                "runs": ["mae"], "stage": "mdm", "field": "optimizer.rate", "values": [1e-4, 1e-3],
+                "runs": ["mae", "mae_50pct"], "stage": "mdm", "field": "optimizer.rate",
+                "values": [1e-4, 1e-3],
             }
         },
         "leave_out": ["interpret", "report"],
@@ -118,10 +119,10 @@ def test_a_choice_is_made_once_and_its_stage_is_shared(config, configs, tmp_path
             assert run.config["order"] == ["finetune", "evaluate"]
             found = run.config["stages"]["finetune"]["init"]
             assert found == {"ecg_encoder": f"{tmp_path}/choices/mae/0.001:mdm"}
-        if run.name == "mae-50pct":
+        if run.name == "mae_50pct":
             assert run.config["stages"]["finetune"]["fraction"] == 0.5
     assert names == [
-        "supervised", "choices/mae/0.0001", "choices/mae/0.001", "mae", "mae-50pct",
+        "supervised", "choices/mae/0.0001", "choices/mae/0.001", "mae", "mae_50pct",
     ]  # fmt: skip
     choice = tmp_path / "choices" / "mae" / "choice.json"
     made = json.loads(choice.read_text())
@@ -158,7 +159,7 @@ def test_a_choice_waits_for_every_value(config, configs, tmp_path):
         if run.name != "choices/mae/0.0001":
             fill(run, best=0.5)
     assert names == ["supervised", "choices/mae/0.0001", "choices/mae/0.001"]
-    assert list(plan.blocked) == ["mae", "mae-50pct"]
+    assert list(plan.blocked) == ["mae", "mae_50pct"]
     assert "choice.json needs stage mdm of" in plan.blocked["mae"]
     assert not (tmp_path / "choices" / "mae" / "choice.json").exists()
 
@@ -174,7 +175,7 @@ def test_a_part_of_the_runs_finds_the_same_places(config, configs, tmp_path):
 
 
 def test_equal_stages_are_trained_once_and_others_are_not(config, configs, tmp_path):
-    config["choices"], config["low_data"]["runs"] = {}, {}
+    config["choices"] = {}
     config["order"] = ["mae", "again", "longer", "seed"]
     config["runs"] = {
         "mae": run_of("tiny_methods.py:mae"),
@@ -197,13 +198,17 @@ def test_equal_stages_are_trained_once_and_others_are_not(config, configs, tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"order": ["mmcl"]}, "no run mmcl.*; known: supervised, mae"),
+        ({"order": ["mmcl"]}, "no run mmcl.*; known: supervised, mae, mae_50pct"),
         (
-            {"runs": {"mae": run_of("absent.py")}, "order": ["mae"]},
+            {"runs": {"mae": run_of("absent.py")}, "order": ["mae"], "choices": {}},
             "absent.py, which does not exist",
         ),
         (
-            {"runs": {"mae": run_of("tiny_methods.py:mae", seeed=1)}, "order": ["mae"]},
+            {
+                "runs": {"mae": run_of("tiny_methods.py:mae", seeed=1)},
+                "order": ["mae"],
+                "choices": {},
+            },
             "changes of run mae do not fit tiny_methods.py:mae: .*seeed",
         ),
         ({"choices": {"mae": {"runs": ["mae"], "values": []}}}, "choices.mae has no values"),
@@ -215,13 +220,13 @@ def test_errors_of_a_configuration(config, configs, tmp_path, change, message):
 
 
 def test_everything_runs_once(config, configs, tmp_path, capsys):
-    config["choices"], config["order"] = {}, ["broken", "tabular"]
+    config["choices"], config["order"] = {}, ["broken", "tabular", "tabular_50pct"]
     config["runs"] = {
         # Fails, which does not stop the others.
         "broken": run_of("tiny_methods.py:tabular", stages={"finetune": {"targets": ["HCM"]}}),
         "tabular": run_of("tiny_methods.py:tabular"),
+        "tabular_50pct": run_of("tiny_methods.py:tabular", stages={"finetune": {"fraction": 0.5}}),
     }
-    config["low_data"]["runs"] = {"tabular": config["runs"]["tabular"]}
     plan = Plan(config, configs, tmp_path)
     failed = runs.run_all(plan)
     assert list(failed) == ["broken"]
@@ -230,21 +235,27 @@ def test_everything_runs_once(config, configs, tmp_path, capsys):
     assert "Tabular" in page
     records = [
         json.loads((tmp_path / run / "stages/finetune/CAD/0/done.json").read_text())["records"]
-        for run in ("tabular", "tabular-50pct")
+        for run in ("tabular", "tabular_50pct")
     ]
     assert records[1] == round(records[0] / 2)
     assert "tabular,CAD,test,auroc," in (tmp_path / "tabular/evaluate/metrics.csv").read_text()
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("tabular*/**/*.json")}
     capsys.readouterr()
-    assert runs.run_all(plan, ["tabular"]) == {}
+    assert runs.run_all(plan, ["tabular", "tabular_50pct"]) == {}
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert capsys.readouterr().out.count(": done") == 2
-    assert "tabular-50pct (finetune): 2 of 2 stages done" in plan.describe()
+    assert "tabular_50pct (finetune): 2 of 2 stages done" in plan.describe()
 
 
 def test_the_configuration_of_the_paper_shares_what_can_be_shared(tmp_path):
     """One MDM, one SimCLR of the images, one MMCL per rate; 12 methods; 8 with 10 and 1 %."""
-    for argument, count in (("", 12 + 8 + 16), ("demo", 14 + 3), ("sweep,demo", 14 + 3)):
+    for argument, count, rates in (
+        ("", 12 + 8 + 16, 2 * [3e-5, 1e-4, 3e-4, 1e-3]),
+        ("demo", 14 + 3, [1e-3, 3e-4, 1e-3]),
+        ("sweep,demo", 14 + 3, [1e-3, 3e-4, 1e-3]),
+        ("study", 5 + 4, [1e-3, 1e-3]),
+        ("few", 4 + 4, [1e-3, 1e-3]),
+    ):
         whole = json.loads(read_config("paper", argument).to_json())
         runs = list(Plan(whole, CONFIGS, tmp_path).steps(dry=True))
         assert len(runs) == len({run.name for run in runs}) == count
@@ -257,8 +268,7 @@ def test_the_configuration_of_the_paper_shares_what_can_be_shared(tmp_path):
         ]
         assert [stage for stage, _ in trained].count("mdm") == 1
         assert [stage for stage, _ in trained].count("image") == 1
-        rates = [rate for stage, rate in trained if stage == "mmcl"]
-        assert rates == ([1e-3, 3e-4, 1e-3] if argument else 2 * [3e-5, 1e-4, 3e-4, 1e-3])
+        assert [rate for stage, rate in trained if stage == "mmcl"] == rates
         for run in runs:
             for stage in expand(run.config):
                 if stage.target:
@@ -267,5 +277,5 @@ def test_the_configuration_of_the_paper_shares_what_can_be_shared(tmp_path):
                     )
                     assert bool(stage.config["sweep"]) == searches
                     assert stage.config["fraction"] == (
-                        0.1 if "-10pct" in run.name else 0.01 if "-1pct" in run.name else 1.0
+                        0.1 if "_10pct" in run.name else 0.01 if "_1pct" in run.name else 1.0
                     )
