@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mmcl_jax.csv_text import neutral
+
 KINDS = ("binary", "multiclass", "regression")
 
 
@@ -42,6 +44,12 @@ class Label:
         # Names become parts of file names.
         if self.name[0] in "/\\" or ".." in re.split(r"[/\\]", self.name):
             raise ValueError(f"label {self.name!r}: is a path out of the folder; rename it")
+        # And of the CSV files of results, which are opened in spreadsheets.
+        if neutral(self.name) != self.name:
+            raise ValueError(
+                f"label {self.name!r}: begins with {self.name[0]!r} as a spreadsheet's formula "
+                "does; rename it"
+            )
         if self.kind not in KINDS:
             raise ValueError(
                 f"label {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(KINDS)}"

@@ -84,3 +84,10 @@ def test_a_name_leads_nowhere(name):
     with pytest.raises(ValueError, match="is a path out of the folder"):
         labels.Label(name, "binary", "other")
     assert labels.Label("ST/T..", "binary", "other").name == "ST/T.."
+
+
+@pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "-CAD", "\tCAD"])
+def test_a_name_is_no_formula(name):
+    with pytest.raises(ValueError, match="as a spreadsheet's formula does; rename it"):
+        labels.Label(name, "binary", "other")
+    assert labels.Label("CAD-1", "binary", "other").name == "CAD-1"
