@@ -195,9 +195,11 @@ class Checkpoints:
                 self._forget()
                 raise OSError(found.errno, found.strerror, str(folder)) from error
 
-        # Several processes would have to fail, and to try again, together.
+        # Each of several processes waits by itself for a file system that is gone; in the midst of
+        # a save they would have to fail, and to try again, together.
         patience = 0 if not wait or jax.process_count() > 1 else None
         try:
+            retry(folder.stat, f"saving step {step}")
             retry(attempt, f"saving step {step}", patience=patience)
         except OSError as error:
             raise _explained(error, folder, step) from error

@@ -267,6 +267,18 @@ def test_a_file_system_that_comes_back_is_waited_for(two, quick, capsys):
     assert "trying again in 0.05 s" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_save_in_the_background_waits_for_the_file_system(two, quick, monkeypatch, processes):
+    with Checkpoints(two.parent) as checkpoints:
+        many = types.SimpleNamespace(process_count=lambda: processes)
+        with monkeypatch.context() as patch:
+            patch.setattr("mmcl_jax.checkpoints.jax", many)
+            timer = vanish(two.parent, 0.3)
+            checkpoints.save_latest(make_state(3), {})
+            timer.join()
+    assert names(two / "latest") == {"2", "3"}
+
+
 @pytest.fixture
 def loses_3(monkeypatch):
     """The latest state of step 3 does not reach the disk."""
