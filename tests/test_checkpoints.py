@@ -270,7 +270,7 @@ def test_a_file_system_that_comes_back_is_waited_for(two, quick, capsys):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_save_in_the_background_waits_for_the_file_system(two, quick, monkeypatch, processes):
     with Checkpoints(two.parent) as checkpoints:
-        many = types.SimpleNamespace(process_count=lambda: processes)
+        many = types.SimpleNamespace(process_count=lambda: processes, tree=jax.tree)
         with monkeypatch.context() as patch:
             patch.setattr("mmcl_jax.checkpoints.jax", many)
             timer = vanish(two.parent, 0.3)
