@@ -198,13 +198,13 @@ def train(
         try:
             found = {} if stop else evaluate(
                 recipe.objective, eval_step, state, eval_batches(), mesh, eval_resident,
-                stop=lambda: signals.received,
+                stop=lambda: stopped_by(signals.received),
             )  # fmt: skip
         except NonFiniteOutputs as error:
             raise not_finite.of_validation(step, error.rows) from error
         if not found:
             save(last_metrics, wait=True, evaluation_due=True)
-            raise interrupted(stop or signals.received)
+            raise interrupted(stop or stopped_by(signals.received, wait=True))
         writer.write(step, step / schedule.steps_per_epoch, found)
         value = selected(found, schedule.select, stage)
         if not math.isfinite(value):
@@ -279,20 +279,19 @@ def evaluate(
     Damaged records that were left out of the batches are counted as `val/records_left_out`.
 
     Args:
-        stop: asked before each batch; where it says so nothing is returned. Not asked where several
-            processes would have to stop together.
+        stop: asked before each batch; where it says so nothing is returned. Several processes must
+            get the same answer.
 
     Raises:
         NonFiniteOutputs: naming the rows.
     """
-    alone = jax.process_count() == 1
     missing = 0
     totals: dict[str, float] = {}
     count = 0.0
     gathered: list[tuple[dict, dict]] = []
     params, extra = whole((state.params, state.extra))
     for batch in batches:
-        if alone and stop():
+        if stop():
             return {}
         missing += left_out(batch)
         on_device = shard_batch(batch, mesh)

@@ -7,6 +7,7 @@ Checkpoints of the end are in the folder of FILE.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -67,10 +68,13 @@ def run(
             checkpoints.wait()
             state, progress = checkpoints.restore_latest(jax.tree.map(jnp.zeros_like, state))
         assert progress == {"of": name}
-    metrics = train.evaluate(
-        objective, make_eval_step(objective, views), state, _split(), mesh, resident={}
+    evaluate = functools.partial(
+        train.evaluate, objective, make_eval_step(objective, views), state, mesh=mesh, resident={}
     )
-    return {"losses": losses, "metrics": metrics}
+    # A signal to the first process breaks off the evaluation of all.
+    shared, received = distributed.SharedNumber(mesh), int(distributed.is_first())
+    assert evaluate(batches=_split(), stop=lambda: shared(received)) == {}
+    return {"losses": losses, "metrics": evaluate(batches=_split())}
 
 
 def batch_of(number: int) -> dict[str, np.ndarray]:
