@@ -111,11 +111,12 @@ def two_by_four(folder: pathlib.Path, names, parameters: str = "replicate") -> d
 
 
 def assert_same(found: dict, expected: dict) -> None:
-    losses = np.divide(found["losses"], expected["losses"]) - 1
+    # Of the largest one: that of BYOL goes through 0.
+    losses = np.subtract(found["losses"], expected["losses"]) / np.abs(expected["losses"]).max()
     metrics = [abs(found["metrics"][k] - value) for k, value in expected["metrics"].items()]
     # For docs/scaling.md: pytest -m nightly -rP
     print(f"losses differ by {np.abs(losses).max():.0e}, metrics by {max(metrics):.0e}")
-    np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+    np.testing.assert_allclose(losses, 0, atol=1e-5)
     assert found["metrics"].keys() == expected["metrics"].keys()
     for name, value in expected["metrics"].items():
         assert found["metrics"][name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
