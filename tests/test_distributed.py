@@ -178,8 +178,11 @@ _, coordinator, processes, process, how = sys.argv[1:]
 with distributed.ending_together():
     distributed.start(coordinator, int(processes), int(process))
     distributed.barrier("start")
-    print("here", file=sys.stderr, flush=True)
     shared = distributed.SharedNumber(make_mesh())
+    if how == "computing":
+        # The first time the processes connect.
+        shared(0, wait=True)
+    print("here", file=sys.stderr, flush=True)
     while how == "computing":
         shared(0, wait=True)
     if how == "failing" and process == "1":
