@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import socket
 import sys
 import time
@@ -33,6 +34,8 @@ _PATIENCE = 24 * 3600
 # Until a network file system shows a file that another machine has written.
 _LATE = 120
 _MESSAGE = 2048  # bytes
+# How JAX's errors of communication begin; some of them are ValueErrors.
+_LOST_CONTACT = re.compile("(UNKNOWN|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|INTERNAL): ")
 _barriers = itertools.count()
 
 
@@ -209,23 +212,26 @@ class SharedNumber:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Ends this process at once, with a line on stderr, where another one is gone.
+    """Ends this process, with a line on stderr, where another one is gone.
 
     The one that is gone is named by its own message, if it had time for one, or by that of the
     coordinator, which ends everything that still runs after half a minute without sign of life.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        if jax.process_count() == 1 or not _LOST_CONTACT.match(text):
             raise
         print(
             f"error: process {jax.process_index()} of {jax.process_count()} lost contact with "
-            f"another one: {' '.join(str(error).split())}",
+            f"another one: {text}",
             file=sys.stderr,
             flush=True,
         )
-        # The usual way out would wait for the process that is gone.
+        # Long enough for the coordinator to find out who it was. The usual way out would wait for
+        # the process that is gone.
+        time.sleep(_HEARTBEAT + 15)
         os._exit(1)
 
 

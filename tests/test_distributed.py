@@ -221,6 +221,8 @@ def test_when_one_process_dies_the_others_end_within_a_minute(tmp_path, how, gon
     assert time.monotonic() - begun < 60
     assert left.returncode != 0
     assert re.search("|".join(NAMED[gone]), errors), errors
+    if (how, gone) == ("computing", 1):
+        assert "error: process 0 of 2 lost contact with another one: " in errors
 
 
 CHECKING = """
