@@ -51,15 +51,14 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     small = words & {"sweep"} | ({"demo"} if sizes else set())
     config = ConfigDict({"data": default_config.experiment("paper").data})
     # Each is a configuration beside this one, and changes to its fields.
-    config.runs = {name: _run(name, small, _targets(name)) for name in METHODS}
+    config.runs = {name: _run(name, small, **_targets(name)) for name in METHODS}
     config.order = METHODS
     for suffix, share in SHARES.items():
         for name in LOW_DATA:
             config.order += (f"{name}_{suffix}",)
             # At 1 % of AF 17 records are left, two batches of 8; so settings are those of the
             # configurations, not those of a sweep.
-            run = _run(name, small - {"sweep"}, DISEASES)
-            run["changes"]["stages"]["finetune"]["fraction"] = share
+            run = _run(name, small - {"sweep"}, targets=DISEASES, fraction=share)
             config.runs[f"{name}_{suffix}"] = run
     # IV-C.2: the learning rate of MMCL, chosen by the validation loss with one run per rate.
     config.choices = {
@@ -82,23 +81,25 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     return config.lock()
 
 
-def _run(name: str, words: frozenset[str], targets: tuple[str, ...]) -> dict[str, Any]:
+def _run(name: str, words: frozenset[str], **finetune: Any) -> dict[str, Any]:
     """A run of a method.
 
     Args:
-        targets: of fine-tuning; none for those of its configuration.
+        finetune: changes to that stage.
     """
     file = "mmcl.py" if name == "mmcl" else f"baselines.py:{name}"
     # The tabular baseline always searches a grid, its own.
     known = {"demo"} if name == "tabular" else {"demo", "sweep"}
     for word in sorted(words & known):
         file += f"{',' if ':' in file else ':'}{word}"
-    stages = {} if name == "tabular" else {"finetune": {"targets": targets} if targets else {}}
+    # Its stage is called `tabular`.
+    stages = {} if name == "tabular" else {"finetune": finetune}
     return {"config": file, "changes": {"stages": stages}}
 
 
-def _targets(name: str) -> tuple[str, ...]:
-    return () if name in (*PHENOTYPED, "tabular") else DISEASES
+def _targets(name: str) -> dict[str, tuple[str, ...]]:
+    """Nothing where those of the configuration stay."""
+    return {} if name in (*PHENOTYPED, "tabular") else {"targets": DISEASES}
 
 
 def _shrink(config: ConfigDict) -> None:
