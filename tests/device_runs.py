@@ -59,15 +59,7 @@ def run(
 
 
 def _run(name, mesh, parameters, folder):
-    objective, views = tiny.objective(name)
-    views = dataclasses.replace(views, mesh=mesh)
-    params, extra = initialise(objective, views, tiny.batch(2), jax.random.key(0))
-    optimizer = optax.adamw(RATE, eps=EPSILON)
-    recipe = Recipe(objective, views, lambda params, hyper: optimizer)
-    state = State(np.zeros((), np.int32), params, extra, optimizer.init(params))
-    placed = shardings(state, mesh, parameters)
-    step, state = make_train_step(recipe, placed), place(state, placed)
-    key = replicate(jax.random.key(1), mesh)
+    objective, views, step, state, key = _build(name, mesh, parameters)
     losses = []
     for number in range(STEPS):
         batch = shard_batch(_mine(batch_of(number)), mesh)
@@ -87,6 +79,44 @@ def _run(name, mesh, parameters, folder):
     shared, received = distributed.SharedNumber(mesh), int(distributed.is_first())
     assert evaluate(batches=_split(), stop=lambda: shared(received)) == {}
     return {"losses": losses, "metrics": evaluate(batches=_split())}
+
+
+def states(name: str) -> tuple[list[State], list[float]]:
+    """State before each of `STEPS` steps on one device, and the loss of the step, ReLUs as they are."""
+    mesh = make_mesh(jax.devices()[:1])
+    *_, step, state, key = _build(name, mesh, "replicate")
+    before, losses = [], []
+    for number in range(STEPS):
+        before.append(jax.device_get(state))
+        state, metrics = step(state, shard_batch(batch_of(number), mesh), key, {}, {})
+        losses.append(float(metrics["loss"]))
+    return before, losses
+
+
+def losses_from(
+    before: list[State], name: str, devices: list[jax.Device], parameters: str
+) -> list[float]:
+    """Loss of the step on `devices` from each of these states, ReLUs as they are."""
+    mesh = make_mesh(devices)
+    *_, step, first, key = _build(name, mesh, parameters)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, first)
+    losses = []
+    for number, state in enumerate(before):
+        batch = shard_batch(batch_of(number), mesh)
+        losses.append(float(step(place(state, placed), batch, key, {}, {})[1]["loss"]))
+    return losses
+
+
+def _build(name, mesh, parameters):
+    objective, views = tiny.objective(name)
+    views = dataclasses.replace(views, mesh=mesh)
+    params, extra = initialise(objective, views, tiny.batch(2), jax.random.key(0))
+    optimizer = optax.adamw(RATE, eps=EPSILON)
+    recipe = Recipe(objective, views, lambda params, hyper: optimizer)
+    state = State(np.zeros((), np.int32), params, extra, optimizer.init(params))
+    placed = shardings(state, mesh, parameters)
+    step, state = make_train_step(recipe, placed), place(state, placed)
+    return objective, views, step, state, replicate(jax.random.key(1), mesh)
 
 
 def batch_of(number: int) -> dict[str, np.ndarray]:

@@ -110,12 +110,17 @@ def two_by_four(folder: pathlib.Path, names, parameters: str = "replicate") -> d
     return json.loads(file.read_text())
 
 
-def assert_same(found: dict, expected: dict) -> None:
-    size = np.abs(expected["losses"])
-    if min(expected["losses"]) < 0 < max(expected["losses"]):
-        # That of BYOL goes through 0, where nothing is relative to it.
+def relative(found: list[float], expected: list[float]) -> np.ndarray:
+    """Differences as shares of what is expected."""
+    size = np.abs(expected)
+    if min(expected) < 0 < max(expected):
+        # The loss of BYOL goes through 0, where nothing is relative to it.
         size = size.max()
-    losses = np.subtract(found["losses"], expected["losses"]) / size
+    return np.subtract(found, expected) / size
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    losses = relative(found["losses"], expected["losses"])
     metrics = [abs(found["metrics"][k] - value) for k, value in expected["metrics"].items()]
     # For docs/scaling.md: pytest -m nightly -rP
     print(f"losses differ by {np.abs(losses).max():.0e}, metrics by {max(metrics):.0e}")
@@ -160,10 +165,28 @@ def test_two_processes_of_four_devices(name, two_processes, one_device):
     assert_same(two_processes[name], one_device(name))
 
 
+PLACES = [(2, "replicate"), (4, "replicate"), (8, "replicate"), (8, "fsdp")]
+
+
+@pytest.fixture(scope="module")
+def states():
+    return functools.cache(device_runs.states)
+
+
 @pytest.mark.nightly
-@pytest.mark.parametrize(
-    ("devices", "parameters"), [(2, "replicate"), (4, "replicate"), (8, "replicate"), (8, "fsdp")]
-)
+@pytest.mark.parametrize(("devices", "parameters"), PLACES)
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_steps_from_the_same_states(name, devices, parameters, states):
+    """The models as they are, with ReLUs, in every step from the state of one device."""
+    before, expected = states(name)
+    found = device_runs.losses_from(before, name, jax.devices()[:devices], parameters)
+    differences = relative(found, expected)
+    print(f"losses differ by {np.abs(differences).max():.0e}")
+    np.testing.assert_allclose(differences, 0, atol=1e-5)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("devices", "parameters"), PLACES)
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_devices_of_one_process(name, devices, parameters, one_device):
     found = device_runs.run(name, jax.devices()[:devices], parameters)
