@@ -82,7 +82,7 @@ def _run(name, mesh, parameters, folder):
 
 
 def states(name: str) -> tuple[list[State], list[float]]:
-    """State before each of `STEPS` steps on one device, and the loss of the step, ReLUs as they are."""
+    """State before each of `STEPS` steps on one device and loss of the step, ReLUs as they are."""
     mesh = make_mesh(jax.devices()[:1])
     *_, step, state, key = _build(name, mesh, "replicate")
     before, losses = [], []
