@@ -86,11 +86,14 @@ class Experiment:
         return cls(run.read_config(), run)
 
     @property
+    def cohort_path(self) -> pathlib.Path:
+        return pathlib.Path(self.config["data"]["path"] or self.run.path / "cohort")
+
+    @property
     def cohort(self) -> Cohort:
         """The cohort of the run; the synthetic one is prepared on first use."""
         if self._cohort is None:
-            data = self.config["data"]
-            path = pathlib.Path(data["path"] or self.run.path / "cohort")
+            data, path = self.config["data"], self.cohort_path
             if not data["path"]:
                 prepare = functools.partial(self._prepare_synthetic, path)
                 distributed.on_first(prepare, "synthetic cohort", path)
@@ -176,6 +179,7 @@ class Experiment:
             record = {"id": uuid.uuid4().hex, "inputs": inputs}
             if stage.group not in VERBS:
                 record["preprocessing_hash"] = self.cohort.settings_hash
+                record["source"] = self.cohort.source_name
             if stage.target:
                 # For inference where the cohort is not.
                 labels = stages.target_labels(stage, self.cohort)
@@ -319,15 +323,20 @@ class Experiment:
     # --- bookkeeping ---------------------------------------------------------------------------
 
     def _inputs(self, stage: Stage) -> dict[str, Any]:
-        """What a stage depends on: runs of earlier stages, and for a verb its settings."""
+        """What a stage depends on: the ids of stages, and for a verb its settings."""
         if stage.group not in VERBS:
-            names = [o for o in stage.config["init"].values() if ":" not in o]
-            return {"runs": self._ids(names)}
+            return {"runs": self._ids(tuple(stage.config["init"].values()))}
         before = [other.name for other in self.stages[: self.stages.index(stage)]]
         return {"settings": stage_settings.plain(stage.config), "runs": self._ids(before)}
 
     def _ids(self, names: Sequence[str]) -> dict[str, str]:
-        return {name: done["id"] for name in names if (done := self.run.done(name))}
+        """Of those stages, of this run or RUN:STAGE, that are there and finished."""
+        found = {}
+        for name in names:
+            folder, _, stage = name.rpartition(":")
+            if done := (RunDir(folder) if folder else self.run).done(stage):
+                found[name] = done["id"]
+        return found
 
     def _preprocessing(self) -> dict[str, Any]:
         """The preprocessing settings of every modality that a stage reads."""
@@ -356,7 +365,14 @@ class Experiment:
         before = json.loads(file.read_text())
         # Checked where the cohort is opened, which a finished run does not do.
         before.pop("cohort", None)
-        lines = stage_settings.changed(before, self._settings(stage))
+        now = self._settings(stage)
+        # Another run that has been moved or deleted since is no reason to train anew.
+        then, there = before["started_from"], now["started_from"]
+        for name in then.keys() ^ there.keys():
+            if ":" in name:
+                then.pop(name, None)
+                there.pop(name, None)
+        lines = stage_settings.changed(before, now)
         if lines and not self._force:
             raise ValueError(
                 f"{self.run.path} holds stage {stage.name} with other settings: "

@@ -51,6 +51,7 @@ def run(
     selection_seed: int = 0,
     resamples: int = 1000,
     cohort: Cohort | None = None,
+    shuffle: int | None = None,
     output: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Probes the ECG encoder of a finished stage.
@@ -62,7 +63,10 @@ def run(
         balanced, fraction, selection_seed: training records, as of a stage of fine-tuning.
         resamples: of the bootstrap.
         cohort: None for that of the run.
-        output: folder; None for RUN/probe/<stage>.
+        shuffle: for a leak test the seed by which training and validation records get each other's
+            labels; None to leave them as they are.
+        output: folder; None for RUN/probe/<stage>, which says too when the cohort is another one or
+            labels are shuffled.
 
     Returns:
         JSON summary.
@@ -72,14 +76,23 @@ def run(
         CohortError: the cohort was preprocessed otherwise than the records of the training.
     """
     cohort = cohort or experiment.cohort
+    other_cohort = cohort.path.resolve() != experiment.cohort_path.resolve()
+    if shuffle is not None:
+        cohort = shuffle_labels(cohort, shuffle)
     program = TrainedRun(experiment, stage).embedder
     trained = program.groups[0].members[0]
     check_settings(cohort, {"ecg": trained.settings})
-    folder = output or experiment.run.path / "probe" / trained.stage.name.replace("/", "__")
+    parts = [*trained.stage.name.split("/")]
+    parts += [cohort.path.resolve().name] if other_cohort else []
+    parts += ["shuffled_labels"] if shuffle is not None else []
+    folder = output or experiment.run.path / "probe" / "__".join(parts)
     rows = {split: pipeline.select(cohort, split) for split in SPLITS}
     embedding = {split: embed_rows(program, cohort, split, rows[split]) for split in SPLITS}
     options = {"balanced": balanced, "fraction": fraction, "seed": selection_seed}
-    table, chosen = [], {}
+    about = folder / "probe.json"
+    # Written last; without it no report counts what is here.
+    about.unlink(missing_ok=True)
+    table, chosen, written = [], {}, set()
     for target in _targets(cohort, labels):
         for probe in (linear, neighbours):
             name = f"{experiment.config['name']} {probe.__name__}"
@@ -87,18 +100,25 @@ def run(
             arrays = gather(
                 cohort, target.labels, parts, target=target.name, seed=trained.stage.seed
             )
-            save(folder / "predictions" / f"{probe.__name__}__{target.name}.npz", arrays)
+            file = folder / "predictions" / f"{probe.__name__}__{target.name}.npz"
+            save(file, arrays)
+            written.add(file)
             table += metric_rows(name, target.labels, arrays, resamples)
             chosen.setdefault(probe.__name__, {}).update(settings)
-    about = {
+    for file in set((folder / "predictions").glob("*.npz")) - written:
+        # Of labels that were asked for before.
+        file.unlink()
+    content = {
         "stage": trained.stage.name,
         "id": trained.id,
         "cohort": str(cohort.path.resolve()),
+        "other_cohort": other_cohort,
+        "shuffled": shuffle is not None or experiment.config["data"].get("shuffle_labels", False),
         "selection": options,
         "chosen": chosen,
     }
-    write_atomically(folder / "probe.json", json.dumps(about, indent=2, sort_keys=True) + "\n")
     write_atomically(folder / "metrics.csv", to_csv(table))
+    write_atomically(about, json.dumps(content, indent=2, sort_keys=True) + "\n")
     return {"results": len(table), "folder": str(folder)}
 
 
@@ -273,11 +293,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not pathlib.Path(path).is_dir():
             path, _, stage = path.rpartition(":")
         experiment = Experiment.open(path)
-        cohort = open_cohort(options.cohort) if options.cohort else experiment.cohort
-        output = options.output
-        if options.shuffle_labels:
-            cohort = shuffle_labels(cohort)
-            output = output or experiment.run.path / "probe" / "shuffled_labels"
         summary = run(
             experiment,
             stage=stage,
@@ -285,8 +300,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             balanced=not options.unbalanced,
             fraction=options.fraction,
             resamples=options.resamples,
-            cohort=cohort,
-            output=output,
+            cohort=open_cohort(options.cohort) if options.cohort else None,
+            shuffle=0 if options.shuffle_labels else None,
+            output=options.output,
         )
         print(", ".join(f"{name} {value}" for name, value in summary.items()))
 

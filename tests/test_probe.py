@@ -90,9 +90,8 @@ def test_probes_find_what_embeddings_hold(experiment, cohort):
 def test_shuffled_labels_bring_chance(experiment, cohort):
     found = []
     for seed in range(5):
-        shuffled = probe.shuffle_labels(cohort, seed)
-        probe.run(experiment, labels=("CAD",), resamples=0, cohort=shuffled)
-        rows = rows_of(experiment.run.path / "probe" / "mmcl")
+        probe.run(experiment, labels=("CAD",), resamples=0, shuffle=seed)
+        rows = rows_of(experiment.run.path / "probe" / "mmcl__shuffled_labels")
         found.append(
             [
                 float(rows[f"mmcl {p}", "CAD", "test", "auroc"]["value"])
@@ -135,7 +134,10 @@ def test_command_line(experiment, monkeypatch, capsys):
     probe.main(["--run", f"{folder}:mmcl", "--labels", "CAD", "--resamples", "5"])
     assert (folder / "probe" / "mmcl" / "metrics.csv").is_file()
     probe.main(["--run", str(folder), "--labels", "CAD", "--resamples", "5", "--shuffle-labels"])
-    assert (folder / "probe" / "shuffled_labels" / "metrics.csv").is_file()
+    assert (folder / "probe" / "mmcl__shuffled_labels" / "metrics.csv").is_file()
+    about = [json.loads(file.read_text()) for file in sorted(folder.glob("probe/mmcl*/probe.json"))]
+    assert [probe["shuffled"] for probe in about] == [False, True]
+    assert not any(probe["other_cohort"] for probe in about)
     with pytest.raises(SystemExit) as stopped:
         probe.main(["--run", str(folder), "--labels", "HCM"])
     assert stopped.value.code == 1

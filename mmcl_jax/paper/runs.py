@@ -17,12 +17,14 @@ def run_all(plan, selected=()) -> dict[str, str]:
         selected: names of runs; empty for all.
 
     Returns:
-        Why a run failed, by name.
+        Why a run failed, or the report of all of them, by name.
 
     Raises:
         ValueError: there is no such run.
         Interrupted: after a signal; what had been done is kept.
     """
+    import jax
+
     from mmcl_jax.report import write_paper_report
     from mmcl_jax.train import NonFiniteLoss
 
@@ -31,7 +33,8 @@ def run_all(plan, selected=()) -> dict[str, str]:
     for run in plan.steps(selected):
         try:
             _run(run.path, run.config, run.title)
-        except (ValueError, OSError, NonFiniteLoss) as error:
+        # The third one is what a device says, above all that its memory does not suffice.
+        except (ValueError, OSError, jax.errors.JaxRuntimeError, NonFiniteLoss) as error:
             if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
                 raise
             print(f"    failed: {error}", file=sys.stderr, flush=True)
@@ -39,7 +42,10 @@ def run_all(plan, selected=()) -> dict[str, str]:
                 plan.note_divergence(run)
             else:
                 failed[run.name] = str(error)
-    print(f"report: {write_paper_report([plan.folder])}", flush=True)
+    try:
+        print(f"report: {write_paper_report([plan.folder])}", flush=True)
+    except (ValueError, OSError) as error:
+        failed["report"] = str(error)
     return failed | plan.blocked
 
 

@@ -91,8 +91,8 @@ def read_run(path: pathlib.Path) -> Run:
     text, rows = _metrics(path / "evaluate" / "metrics.csv")
     return Run(
         path=path,
-        config=_json(path / "config.json"),
-        environment=_json(path / "environment.json"),
+        config=read_json(path / "config.json"),
+        environment=read_json(path / "environment.json"),
         log=_log(path / "metrics.jsonl"),
         metrics=rows,
         metrics_text=text,
@@ -103,7 +103,7 @@ def read_run(path: pathlib.Path) -> Run:
         ),
         cmr=_arrays(path / "interpret" / "cmr_similarity.npz", _CMR_FIELDS),
         ecg=_arrays(path / "interpret" / "ecg_similarity.npz", _ECG_FIELDS),
-        heart=_json(path / "interpret" / "heart.json"),
+        heart=read_json(path / "interpret" / "heart.json"),
     )
 
 
@@ -132,6 +132,23 @@ def read_predictions(path: pathlib.Path) -> Predictions:
     )
 
 
+def read_json(path: pathlib.Path) -> dict:
+    """A file with a JSON object; empty where there is no file.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
 def without_seed(stage: str) -> str:
     """'finetune/CAD/seed3' and 'finetune/CAD/3' are runs of 'finetune/CAD'."""
     return re.sub(r"/(?:seed[_=-]?)?\d+$", "", stage)
@@ -151,14 +168,16 @@ def group_of(run: Run) -> dict[str, str]:
 def data_source(run: Run) -> str:
     """Name of the source that the cohort was prepared from, '' where the run does not state it.
 
-    It is read from the cohort where that is at hand. Else a configuration whose `data` name no
-    path stands for the synthetic cohort, and one that does is shown with that path.
+    It is read from the cohort where that is at hand, else from a stage that was trained on it.
+    Failing both, a configuration whose `data` names no path stands for the synthetic cohort, and
+    one that does is shown with that path.
     """
     data = run.config.get("data")
     if not isinstance(data, Mapping):
         return ""
     path = str(data.get("path") or "")
-    source = _json(_cohort_folder(run) / "cohort.json").get("source")
+    records = [_cohort_folder(run) / "cohort.json", *sorted(run.path.glob("stages/**/done.json"))]
+    source = next((found for file in records if (found := read_json(file).get("source"))), "")
     if source:
         return f"{source} ({path})" if path else str(source)
     return path or "synthetic"
@@ -174,18 +193,6 @@ def _cohort_folder(run: Run) -> pathlib.Path:
     data = run.config.get("data")
     path = data.get("path") if isinstance(data, Mapping) else None
     return pathlib.Path(str(path)).expanduser() if path else run.path / "cohort"
-
-
-def _json(path: pathlib.Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def _log(path: pathlib.Path) -> dict[str, list[dict]]:

@@ -115,14 +115,20 @@ class Results:
     def value(self, key: Key, target: str, metric: str) -> Value | None:
         """A metric of a label, or its mean over the labels of a group, for each seed.
 
-        A group counts the labels that are defined for every seed of the group.
+        None for a group where one of `members` is not predicted or its metric is undefined: means
+        over different labels do not compare.
         """
-        found = [self.scores(key, label) for label in GROUP_MEMBERS.get(target, (target,))]
-        return mean_value([scores for scores in found if scores], metric)
+        found = [self.scores(key, label) for label in self.members(target)]
+        return mean_value(found, metric) if all(found) else None
+
+    def members(self, target: str) -> tuple[str, ...]:
+        """The labels of a group that any run predicts for a test record, or the label itself."""
+        names = GROUP_MEMBERS.get(target, (target,))
+        return tuple(name for name in names if any(self.scores(key, name) for key in self.keys))
 
     def n(self, key: Key, target: str) -> list[int]:
         """Test records of a label, or of each label of a group."""
-        found = [self.scores(key, label) for label in GROUP_MEMBERS.get(target, (target,))]
+        found = [self.scores(key, label) for label in self.members(target)]
         return [len(scores.truth) for scores in found if scores]
 
     def positives(self, key: Key, target: str) -> list[int]:
@@ -146,7 +152,7 @@ def metric_of(scores: Scores, metric: str, seed: int) -> float:
 
 
 def mean_value(found: Sequence[Scores], metric: str) -> Value | None:
-    """The mean over labels for each seed that all of them have; None where nothing is defined."""
+    """The mean over labels for each seed that all of them have; None where one is undefined."""
     seeds = common(scores.seeds for scores in found)
     table = np.array(
         [
@@ -154,8 +160,8 @@ def mean_value(found: Sequence[Scores], metric: str) -> Value | None:
             for seed in seeds
         ]
     ).reshape(len(seeds), len(found))
-    table = table[:, np.isfinite(table).all(axis=0)]
-    return Value(tuple(table.mean(axis=1).tolist())) if table.size else None
+    defined = table.size and np.isfinite(table).all()
+    return Value(tuple(table.mean(axis=1).tolist())) if defined else None
 
 
 def common(lists: Iterable[Sequence]) -> list:

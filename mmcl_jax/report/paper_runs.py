@@ -1,14 +1,15 @@
 """Run directories: which there are, which count, and what their models are."""
 
 import dataclasses
-import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from mmcl_jax.report.inputs import Predictions, Run, read_predictions
+from mmcl_jax.report.inputs import Predictions, Run, read_json, read_predictions
 
 FINE_TUNED = "fine-tuned"
+_SHUFFLED = ", shuffled labels"
 _PROBES = {"linear": "linear probe", "neighbours": "nearest neighbours"}
 
 
@@ -19,8 +20,9 @@ class Key:
     Attributes:
         method: `name` of the configuration.
         fraction: share of the training labels, in (0, 1].
-        protocol: `fine-tuned`; or `frozen encoder`, `linear probe` or `nearest neighbours`, and any
-            of them with `, shuffled labels`, which are in no table of the paper.
+        protocol: `fine-tuned`; or `frozen encoder`, or `linear probe` or `nearest neighbours` with
+            the stage probed, and any of them with `, shuffled labels`, which are in no table of the
+            paper.
     """
 
     method: str
@@ -50,14 +52,18 @@ def find_runs(folders: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     return sorted(found)
 
 
-def origins(run: Run) -> set[pathlib.Path]:
-    """Other runs that stages of a run take their towers from (`init`: RUN:STAGE)."""
+def origins(run: Run) -> set[str]:
+    """Ids of the trained stages that stages of a run took their towers from."""
     found = set()
-    for stage in (run.config.get("stages") or {}).values():
-        for at in (stage.get("init") or {}).values():
-            if ":" in str(at):
-                found.add(pathlib.Path(str(at).rpartition(":")[0]).resolve())
+    for file in run.path.glob("stages/**/stage.json"):
+        found |= set(read_json(file).get("started_from", {}).values())
     return found
+
+
+def trained(run: Run) -> set[str]:
+    """Ids of the finished stages of a run."""
+    files = run.path.glob("stages/**/done.json")
+    return {record["id"] for file in files if "id" in (record := read_json(file))}
 
 
 def used(runs: Sequence[Run]) -> list[Run]:
@@ -68,27 +74,47 @@ def used(runs: Sequence[Run]) -> list[Run]:
     kept = []
     for run in runs:
         same = [other for other in runs if other.config["name"] == run.config["name"]]
-        wanted = any(run.path in origins(other) for other in same if other.predictions)
+        wanted = any(trained(run) & origins(other) for other in same if other.predictions)
         if run.predictions or wanted or len(same) == 1:
             kept.append(run)
     return kept
 
 
 def models(run: Run) -> Iterator[tuple[Key, Predictions]]:
-    """What a run holds: its fine-tuned models, and probes of its frozen encoders."""
+    """What a run holds: its fine-tuned models, and probes of its frozen encoders.
+
+    Probes on another cohort than that of the run are left out.
+    """
     method = run.config["name"]
-    leak_test = (run.config.get("data") or {}).get("shuffle_labels")
-    suffix = ", shuffled labels" if leak_test else ""
     for predictions in run.predictions:
-        group = predictions.stage.partition("/")[0]
-        stage = (run.config.get("stages") or {}).get(group) or {}
+        stage, data = _trained_with(run, predictions.stage)
         protocol = "frozen encoder" if stage.get("frozen") else FINE_TUNED
-        yield Key(method, float(stage.get("fraction", 1.0)), protocol + suffix), predictions
-    for file in sorted(run.path.glob("probe/*/predictions/*.npz")):
-        kind = file.stem.partition("__")[0]
-        if kind not in _PROBES or file.name.endswith(".part.npz"):
+        protocol += _SHUFFLED if data.get("shuffle_labels") else ""
+        yield Key(method, float(stage.get("fraction", 1.0)), protocol), predictions
+    for about in sorted(run.path.glob("probe/*/probe.json")):
+        probe = read_json(about)
+        if missing := {"stage", "selection", "shuffled", "other_cohort"} - probe.keys():
+            raise ValueError(
+                f"{about}: lacks {', '.join(sorted(missing))}; run mmcl_jax.probe again, or delete "
+                f"{about.parent}"
+            )
+        if probe["other_cohort"]:
             continue
-        about = file.parents[1] / "probe.json"
-        selection = json.loads(about.read_text())["selection"] if about.is_file() else {}
-        fraction = float(selection.get("fraction", 1.0))
-        yield Key(method, fraction, _PROBES[kind] + suffix), read_predictions(file)
+        suffix = f" of {probe['stage']}" + (_SHUFFLED if probe["shuffled"] else "")
+        for kind, name in _PROBES.items():
+            key = Key(method, float(probe["selection"]["fraction"]), name + suffix)
+            for file in sorted(about.parent.glob(f"predictions/{kind}__*.npz")):
+                if not file.name.endswith(".part.npz"):
+                    yield key, read_predictions(file)
+
+
+def _trained_with(run: Run, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Settings of a stage and of the data as its model was trained with them.
+
+    The configuration of the run may have been changed since (--force_config).
+    """
+    settings = read_json(run.path / "stages" / name / "stage.json")
+    if not settings:
+        stage = (run.config.get("stages") or {}).get(name.partition("/")[0])
+        settings = {"stage": stage, "data": run.config.get("data")}
+    return settings["stage"] or {}, settings["data"] or {}

@@ -63,8 +63,10 @@ def fill(layout: PaperTable, results: Results) -> FilledTable:
         counts = [tuple(results.n(key, target)) for key in keys]
         positives = [n for key in keys for n in results.positives(key, target)]
         if n := [n for count in counts for n in count]:
-            labels = len(GROUP_MEMBERS.get(target, ()))
-            more = f"{labels} labels" if labels else f"{_range(positives)} with the disease"
+            members, every = results.members(target), GROUP_MEMBERS.get(target, ())
+            of_group = "" if len(members) == len(every) else f" of {len(every)}"
+            labels = f"{len(members)}{of_group} labels"
+            more = labels if every else f"{_range(positives)} with the disease"
             described.append(f"{target} {_range(n)} ({more})")
         ours = [None if value is None else _printed(value, layout.metric) for value in values]
         theirs = [known.get((layout.number, row.method, target)) for row in layout.rows]
@@ -160,6 +162,8 @@ def caption(table: FilledTable) -> str:
         "underlined, for ours and for the paper. Paper: Turgut et al., arXiv 2308.05764v1, "
         f"Table {layout.number}, UK Biobank"
     )
+    if layout.metric == "r":
+        text += ". A cell is empty where a model does not predict all labels of the column"
     if table.counts:
         text += f". Test records of ours: {', '.join(table.counts)}"
     return f"{text}."

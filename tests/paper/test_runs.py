@@ -3,6 +3,7 @@
 import json
 import textwrap
 
+import jax
 import pytest
 from tiny_experiment import CONFIGS, read_config
 from tiny_people import TinyPeople
@@ -245,6 +246,18 @@ def test_everything_runs_once(config, configs, tmp_path, capsys):
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert capsys.readouterr().out.count(": done") == 2
     assert "tabular_50pct (finetune): 2 of 2 stages done" in plan.describe()
+
+
+def test_failures_of_a_device_and_of_the_report_are_told(config, configs, tmp_path, monkeypatch):
+    def fail(path, config, title):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    config["choices"], config["order"] = {}, ["tabular"]
+    config["runs"] = {"tabular": run_of("tiny_methods.py:tabular")}
+    monkeypatch.setattr(runs, "_run", fail)
+    failed = runs.run_all(Plan(config, configs, tmp_path))
+    assert failed["tabular"] == "RESOURCE_EXHAUSTED: out of memory"
+    assert "no run directory" in failed["report"]
 
 
 def test_the_configuration_of_the_paper_shares_what_can_be_shared(tmp_path):

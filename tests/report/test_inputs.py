@@ -103,3 +103,11 @@ def test_data_source(tmp_path, config, source, expected):
         (tmp_path / "cohort").mkdir()
         (tmp_path / "cohort" / "cohort.json").write_text(json.dumps({"source": source}))
     assert data_source(read_run(tmp_path)) == expected.replace("{folder}", folder)
+
+
+def test_data_source_outlives_the_cohort(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"data": {"path": "/gone/cohort"}}))
+    (tmp_path / "stages" / "finetune" / "CAD" / "0").mkdir(parents=True)
+    done = tmp_path / "stages" / "finetune" / "CAD" / "0" / "done.json"
+    done.write_text(json.dumps({"id": "a", "source": "synthetic"}))
+    assert data_source(read_run(tmp_path)) == "synthetic (/gone/cohort)"

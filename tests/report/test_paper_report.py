@@ -185,34 +185,104 @@ def test_page_is_whole_escaped_and_asks_for_nothing(study, page):
 def test_companions_stay_out_of_the_tables(study, tmp_path):
     for name in ("ours", "mae"):
         shutil.copytree(study / name, tmp_path / name)
-    probe = tmp_path / "mae" / "probe" / "mdm"
-    (probe / "predictions").mkdir(parents=True)
-    source = tmp_path / "mae" / "evaluate" / "predictions" / "finetune__CAD__0.npz"
-    shutil.copy(source, probe / "predictions" / "linear__CAD.npz")
-    (probe / "probe.json").write_text(json.dumps({"selection": {"fraction": 0.5}}))
-    config = json.loads((tmp_path / "ours" / "config.json").read_text())
-    config["data"]["shuffle_labels"] = True
-    (tmp_path / "ours" / "config.json").write_text(json.dumps(config))
+    _probe(tmp_path / "mae", "mdm", fraction=0.5)
+    _probe(tmp_path / "mae", "mmcl")
+    _probe(tmp_path / "mae", "mdm", folder="mdm__shuffled_labels", shuffled=True)
+    _probe(tmp_path / "mae", "mdm", folder="mdm__elsewhere", other_cohort=True)
+    _change_settings(tmp_path / "ours", data={"shuffle_labels": True})
     results = Results(find_runs([tmp_path]))
-    keys = {Key("mae", 0.5, "linear probe"), Key("mmcl", 1.0, "fine-tuned, shuffled labels")}
+    keys = {
+        Key("mae", 0.5, "linear probe of mdm"),
+        Key("mae", 1.0, "linear probe of mmcl"),
+        Key("mae", 1.0, "linear probe of mdm, shuffled labels"),
+        Key("mmcl", 1.0, "fine-tuned, shuffled labels"),
+    }
     assert set(results.keys) == keys | {Key("mae")}
     assert results.fine_tuned == [Key("mae")]
     table = fill(TABLES[0], results)
     assert table.is_empty
+    write_paper_report([tmp_path], resamples=5)
+    (tmp_path / "mae" / "probe" / "mmcl" / "probe.json").write_text('{"stage": "mmcl"}')
+    with pytest.raises(ValueError, match="lacks other_cohort, selection, shuffled; run mmcl_jax"):
+        Results(find_runs([tmp_path]))
+
+
+def _probe(run, stage, *, folder="", fraction=1.0, shuffled=False, other_cohort=False):
+    """What mmcl_jax.probe leaves: predictions, and what they are."""
+    folder = run / "probe" / (folder or stage)
+    (folder / "predictions").mkdir(parents=True)
+    source = run / "evaluate" / "predictions" / "finetune__CAD__0.npz"
+    shutil.copy(source, folder / "predictions" / "linear__CAD.npz")
+    about = {"stage": stage, "selection": {"fraction": fraction}}
+    about |= {"shuffled": shuffled, "other_cohort": other_cohort}
+    (folder / "probe.json").write_text(json.dumps(about))
+
+
+def _change_settings(run, **changes):
+    """Settings that every stage of a run was trained with, apart from its configuration."""
+    config = json.loads((run / "config.json").read_text())
+    for file in run.glob("stages/*/*/*/done.json"):
+        settings = {"stage": config["stages"]["finetune"], "data": config["data"]} | changes
+        file.with_name("stage.json").write_text(json.dumps(settings))
+
+
+def test_the_share_of_labels_is_that_of_the_training(study, tmp_path):
+    """And not that of a configuration which was changed after it (--force_config)."""
+    shutil.copytree(study / "ours", tmp_path / "ours")
+    _change_settings(tmp_path / "ours")
+    file = tmp_path / "ours" / "config.json"
+    config = json.loads(file.read_text())
+    config["stages"]["finetune"]["fraction"] = 0.1
+    file.write_text(json.dumps(config))
+    assert Results(find_runs([tmp_path])).keys == [Key("mmcl", 1.0)]
 
 
 def test_candidates_that_were_not_chosen_are_left_out(study, tmp_path):
     shutil.copytree(study / "ours", tmp_path / "ours")
     for value in ("a", "b"):
-        folder = tmp_path / "choices" / value
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps({"name": "mmcl"}))
-    config = json.loads((tmp_path / "ours" / "config.json").read_text())
-    config["stages"]["finetune"]["init"] = {"ecg_encoder": f"{tmp_path}/choices/b:mmcl"}
-    (tmp_path / "ours" / "config.json").write_text(json.dumps(config))
+        stage = tmp_path / "choices" / value / "stages" / "mmcl"
+        stage.mkdir(parents=True)
+        (stage.parents[1] / "config.json").write_text(json.dumps({"name": "mmcl"}))
+        (stage / "done.json").write_text(json.dumps({"id": f"trained {value}"}))
+    # By id, so that the runs may be moved.
+    _change_settings(tmp_path / "ours", started_from={"/before/choices/b:mmcl": "trained b"})
     results = Results(find_runs([tmp_path]))
     assert [run.path.name for run in results.runs] == ["b", "ours"]
     assert [run.path.name for run in results.unused] == ["a"]
+
+
+def test_means_are_of_the_same_labels_for_all_methods(study, tmp_path):
+    """A method that predicts or knows only some labels of a group has no mean of the group."""
+    for name in ("ours", "mae"):
+        shutil.copytree(study / name, tmp_path / name)
+    files = sorted((tmp_path / "mae").glob("evaluate/predictions/finetune__LV__*.npz"))
+    whole = [dict(np.load(file)) for file in files]
+    rows = ("names", "kinds", "units")
+    for file, arrays in zip(files, whole, strict=True):
+        first = {name: arrays[name][:1] for name in rows}
+        first |= {name: arrays[name][:, :1] for name in ("label", "prediction")}
+        np.savez(file, **(arrays | first))
+    results = Results(find_runs([tmp_path]))
+    assert results.value(Key("mae"), "LV", "r") is None
+    assert results.value(Key("mmcl"), "LV", "r") is not None
+    assert results.value(Key("mae"), "LVEDV", "r") is not None
+    table = fill(next(t for t in TABLES if t.number == "IV"), results)
+    assert any(count.endswith("(6 labels)") for count in table.counts)
+    for file, arrays in zip(files, whole, strict=True):
+        arrays["prediction"][:, 2] = 1.0  # no correlation with anything
+        np.savez(file, **arrays)
+    assert Results(find_runs([tmp_path])).value(Key("mae"), "LV", "r") is None
+    # Labels that nobody predicts are not missed, but counted.
+    shutil.rmtree(tmp_path / "mae")
+    for file in (tmp_path / "ours").glob("evaluate/predictions/finetune__LV__*.npz"):
+        arrays = dict(np.load(file))
+        first = {name: arrays[name][:1] for name in rows}
+        first |= {name: arrays[name][:, :1] for name in ("label", "prediction")}
+        np.savez(file, **(arrays | first))
+    results = Results(find_runs([tmp_path]))
+    assert results.value(Key("mmcl"), "LV", "r") == results.value(Key("mmcl"), "LVEDV", "r")
+    table = fill(next(t for t in TABLES if t.number == "IV"), results)
+    assert any(count.endswith("(1 of 6 labels)") for count in table.counts)
 
 
 def test_subjects_with_several_records_are_resampled_together(tmp_path):
