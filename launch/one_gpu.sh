@@ -5,5 +5,6 @@ COHORT=${COHORT:-}              # a prepared cohort; empty for the synthetic one
 WORKDIR=${WORKDIR:-runs/mmcl}
 
 set -euo pipefail
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
 exec python -m mmcl_jax.main --config=configs/mmcl.py --processes=1 \
     --config.data.path="$COHORT" --workdir="$WORKDIR" "$@"

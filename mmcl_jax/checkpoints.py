@@ -27,6 +27,7 @@ from mmcl_jax.step_folder import (
     UNSEALED,
     DamagedCheckpoint,
     SealedPath,
+    name_sealed,
     newest_whole,
     prune,
     remove,
@@ -175,6 +176,7 @@ class Checkpoints:
     def _make_folders(self) -> None:
         for kind in (self._latest, self._best):
             kind.mkdir(parents=True, exist_ok=True)
+            name_sealed(kind)
             tidy(kind)
 
     # --- writing -------------------------------------------------------------------------------

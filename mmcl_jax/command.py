@@ -48,18 +48,19 @@ def run_verb(verb: str, description: str) -> None:
 def repeat_verb(verb: str, path: str, otherwise: str = "") -> None:
     """Runs a verb again for a run directory, with the settings of its configuration.
 
-    Ends the program with a line where another one writes to the run directory.
-
     Args:
         otherwise: what to do where the run has no such stage.
+
+    Raises:
+        ValueError: it has none.
+        RunInUse: another program writes to the run directory.
     """
     # Orbax logs every file that it reads.
     logging.set_verbosity(logging.ERROR)
-    with errors_in_one_line():
-        experiment = Experiment.open(path)
-        settings = {stage.group: stage.config for stage in experiment.stages}
-        if verb not in settings:
-            raise ValueError(f"the configuration of {path} has no stage {verb!r}{otherwise}")
-        with experiment.run.lock():
-            summary = importlib.import_module(f"mmcl_jax.{verb}").run(experiment, **settings[verb])
-        print(", ".join(f"{name} {value}" for name, value in summary.items()))
+    experiment = Experiment.open(path)
+    settings = {stage.group: stage.config for stage in experiment.stages}
+    if verb not in settings:
+        raise ValueError(f"the configuration of {path} has no stage {verb!r}{otherwise}")
+    with experiment.run.lock():
+        summary = importlib.import_module(f"mmcl_jax.{verb}").run(experiment, **settings[verb])
+    print(", ".join(f"{name} {value}" for name, value in summary.items()))

@@ -55,7 +55,8 @@ def run(
             f"evaluate: {experiment.cohort.path} has no records in {', '.join(empty)}; name a "
             "split that has some in stages.evaluate.splits"
         )
-    folder = experiment.run.path / "evaluate"
+    folder = experiment.run.make("evaluate")
+    experiment.run.make("evaluate/predictions")
     rows: list[dict[str, Any]] = []
     written: set[pathlib.Path] = set()
     for stage in experiment.training_stages():

@@ -195,6 +195,8 @@ class Experiment:
 
     def is_done(self, stage: Stage) -> bool:
         """Raises ValueError where a training stage was begun or finished with other settings."""
+        # Hours may have passed since the stage before.
+        self.run.reach()
         done = self.run.done(stage.name)
         if stage.group in VERBS:
             return done is not None and done["inputs"] == self._inputs(stage)

@@ -1,7 +1,9 @@
 """What a signal that ends a program does to a training."""
 
+import os
 import signal
 import threading
+from typing import NoReturn
 
 
 class Interrupted(RuntimeError):
@@ -10,6 +12,21 @@ class Interrupted(RuntimeError):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM ends the program at once where no training saves first, also the first process of a
+    container, for which the system ignores signals that nobody has asked for."""
+    this = os.getpid()
+
+    def end(number: int, frame: object) -> NoReturn:
+        del frame
+        if os.getpid() == this:
+            # No worker process. What is underway is not finished; the next start copes with it.
+            os.write(2, b"ended by SIGTERM. To continue, run the same command again\n")
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 class SignalWatch:

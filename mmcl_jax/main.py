@@ -54,11 +54,13 @@ def main(argv: list[str]) -> int:
     from mmcl_jax import distributed
     from mmcl_jax.command import errors_in_one_line
     from mmcl_jax.experiment import Experiment
+    from mmcl_jax.interruption import end_on_sigterm
     from mmcl_jax.run_dir import RunDir, describe_environment
     from mmcl_jax.train import Interrupted
 
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}; flags start with --")
+    end_on_sigterm()
     # Orbax logs every file that it writes, and errors that are raised as well.
     logging.set_verbosity(logging.FATAL)
     if CACHE.value:

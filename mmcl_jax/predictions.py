@@ -18,6 +18,7 @@ from mmcl_jax.data.cohort import Cohort
 from mmcl_jax.data.targets.labels import Label
 from mmcl_jax.distributed import is_first
 from mmcl_jax.objectives.supervised import Objective
+from mmcl_jax.retry import retry
 from mmcl_jax.stages import objective_kind
 from mmcl_jax.statistics.bootstrap import Result, bootstrap, undefined
 from mmcl_jax.statistics.metrics import (
@@ -153,13 +154,19 @@ def save(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an .npz file; a reader sees the old one or the whole new one.
 
     Of several processes, the first writes.
+
+    Args:
+        file: in a folder that is there.
     """
     if not is_first():
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".part.npz")
-    np.savez_compressed(temporary, **arrays)
-    temporary.replace(file)
+
+    def write() -> None:
+        np.savez_compressed(temporary, **arrays)
+        temporary.replace(file)
+
+    retry(write, f"writing {file}")
 
 
 def _macro_auroc(

@@ -85,10 +85,15 @@ def run(
     parts = [*trained.stage.name.split("/")]
     parts += [cohort.path.resolve().name] if other_cohort else []
     parts += ["shuffled_labels"] if shuffle is not None else []
-    folder = output or experiment.run.path / "probe" / "__".join(parts)
+    if output is None:
+        folder = experiment.run.make(f"probe/{'__'.join(parts)}")
+    else:
+        folder = output
+        folder.mkdir(parents=True, exist_ok=True)
     rows = {split: pipeline.select(cohort, split) for split in SPLITS}
     embedding = {split: embed_rows(program, cohort, split, rows[split]) for split in SPLITS}
     options = {"balanced": balanced, "fraction": fraction, "seed": selection_seed}
+    (folder / "predictions").mkdir(exist_ok=True)
     about = folder / "probe.json"
     # Written last; without it no report counts what is here.
     about.unlink(missing_ok=True)

@@ -15,7 +15,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 # Not here: errors that stay, such as a full disk or a missing permission.
-TRANSIENT = (errno.ESTALE, errno.EIO, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT)
+TRANSIENT = (
+    errno.ESTALE, errno.EIO, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT, errno.ESHUTDOWN,
+)  # fmt: skip
 
 PATIENCE = 120.0  # seconds over all pauses
 FIRST_PAUSE = 0.5  # seconds; doubles from one attempt to the next
@@ -42,6 +44,9 @@ def retry(function: Callable[[], T], what: str, *, patience: float | None = None
             return function()
         except OSError as error:
             if error.errno not in TRANSIENT or left <= 0:
+                if error.filename is None and error.errno:
+                    # Of a file that is open the system does not say which one it is.
+                    raise OSError(error.errno, f"{what}: {error.strerror}") from error
                 raise
             pause = min(pause, LONGEST_PAUSE, left)
             say(f"{what}: {error}; trying again in {pause:.3g} s (for {left:.3g} s more)")

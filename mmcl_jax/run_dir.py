@@ -29,6 +29,7 @@ import jax
 
 from mmcl_jax.retry import retry, say
 
+_LOCK = ".lock"
 PACKAGES = ("mmcl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -41,25 +42,39 @@ class RunDir:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
+        # A file that is there as long as the file system is.
+        self._known = self.path
 
     def stage(self, name: str) -> pathlib.Path:
         return self.path / "stages" / name
 
-    def make_stage(self, name: str) -> pathlib.Path:
-        """The folder of a stage, made where it is not there.
+    def reach(self) -> None:
+        """Waits where the file system is gone: its files are not missing then.
+
+        Raises:
+            OSError: it does not come back.
+        """
+        retry(self._known.stat, f"reaching {self.path}")
+
+    def make(self, name: str) -> pathlib.Path:
+        """A folder of the run, made where it is not there.
 
         Raises:
             OSError: the run directory is not there; it is waited for.
         """
-        folder = self.stage(name)
+        folder = self.path / name
 
         def make() -> None:
             # Else it would be made below the mount point of a file system that has gone.
-            self.path.stat()
+            self._known.stat()
             folder.mkdir(parents=True, exist_ok=True)
 
         retry(make, f"making {folder}")
         return folder
+
+    def make_stage(self, name: str) -> pathlib.Path:
+        """The folder of a stage, as `make` makes it."""
+        return self.make(f"stages/{name}")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -74,7 +89,7 @@ class RunDir:
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as file:
+        with (self.path / _LOCK).open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -85,9 +100,11 @@ class RunDir:
             file.truncate(0)
             file.write(json.dumps(_this_process()) + "\n")
             file.flush()
+            self._known = self.path / _LOCK
             try:
                 yield
             finally:
+                self._known = self.path
                 file.truncate(0)
 
     def read_config(self) -> dict[str, Any]:
@@ -114,7 +131,15 @@ class RunDir:
     def done(self, stage: str) -> dict[str, Any] | None:
         """What done.json says of a finished stage; None while it is not finished."""
         file = self.stage(stage) / "done.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            return json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{file}: not JSON ({error}). Delete it: the stage then goes on from its last "
+                "checkpoint"
+            ) from error
 
     def mark_done(self, stage: str, summary: Mapping[str, Any]) -> None:
         text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
@@ -161,7 +186,7 @@ class MetricsWriter:
             return
         line = {"stage": self._stage, "step": step, "epoch": round(epoch, 4), "time": time.time()}
         text = json.dumps({**line, **values}) + "\n"
-        retry(lambda: _append(self._file, text), "writing metrics")
+        append_line(self._file, text)
         for name, value in values.items():
             if self._board:
                 self._board.add_scalar(name, value, step)
@@ -189,22 +214,48 @@ def describe_environment() -> dict[str, Any]:
 
 
 def write_atomically(file: pathlib.Path, text: str) -> None:
-    """A reader sees the old file or the whole new one. Of several processes, the first writes."""
+    """A reader sees the old file or the whole new one. Of several processes, the first writes.
+
+    Args:
+        file: in a folder that is there.
+    """
     if jax.process_index() != 0:
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
 
     def write() -> None:
-        temporary.write_text(text)
+        with temporary.open("w") as opened:
+            opened.write(text)
+            opened.flush()
+            # Else a machine that loses its power may leave the new name and no content.
+            os.fsync(opened.fileno())
         temporary.replace(file)
 
     retry(write, f"writing {file}")
 
 
-def _append(file: pathlib.Path, text: str) -> None:
-    with file.open("a") as lines:
-        lines.write(text)
+def append_line(file: pathlib.Path, text: str) -> None:
+    """Adds a line, once and whole, to a file that nobody else writes.
+
+    Args:
+        text: ends with a newline; no other line of the file is the same.
+    """
+    data = text.encode()
+
+    def append() -> None:
+        with file.open("a+b") as lines:
+            size = lines.seek(0, os.SEEK_END)
+            lines.seek(max(size - len(data), 0))
+            last = lines.read()
+            if last == data:
+                # An attempt that failed had written it.
+                return
+            if last and not last.endswith(b"\n"):
+                # An attempt that failed, or a run that was killed, had written half a line.
+                lines.truncate(size - len(last) + last.rfind(b"\n") + 1)
+            lines.write(data)
+
+    retry(append, f"writing {file}")
 
 
 def _this_process() -> dict[str, Any]:

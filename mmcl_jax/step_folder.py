@@ -40,8 +40,9 @@ class SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
         unsealed = pathlib.Path(self.get_final())
         manifest.write(unsealed)
         final = unsealed.with_suffix("")
-        remove(final)
+        former = _set_aside(final)
         unsealed.rename(final)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def steps(folder: pathlib.Path) -> list[int]:
@@ -86,6 +87,16 @@ def prune(folder: pathlib.Path) -> None:
                 remove(folder / str(step))
 
 
+def name_sealed(folder: pathlib.Path) -> None:
+    """Gives a step that has its manifest, and was cut off before it had its name, that name; of
+    several processes, the first one does."""
+    if jax.process_index() == 0:
+        for path in folder.glob(f"*{UNSEALED}"):
+            final = path.with_suffix("")
+            if not final.exists() and not manifest.problem(path):
+                path.rename(final)
+
+
 def tidy(folder: pathlib.Path) -> None:
     """Removes what is no step; of several processes, the first one does."""
     if jax.process_index() == 0:
@@ -96,8 +107,13 @@ def tidy(folder: pathlib.Path) -> None:
 
 def remove(path: pathlib.Path) -> None:
     """Removes a step. It loses its name first: half of one would pass for a damaged one."""
+    shutil.rmtree(_set_aside(path), ignore_errors=True)
+
+
+def _set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Where a step is once it is none any more, if it was one."""
+    former = path.with_name(f"{path.name}.removed")
+    shutil.rmtree(former, ignore_errors=True)
     if path.exists():
-        former = path.with_name(f"{path.name}.removed")
-        shutil.rmtree(former, ignore_errors=True)
         path.rename(former)
-        shutil.rmtree(former, ignore_errors=True)
+    return former

@@ -78,8 +78,7 @@ def train(experiment: "Experiment", stage: Stage) -> dict[str, Any]:
     point = best["chosen"]
     boosters = data.fit(point, stage.seed)
     prediction = data.predict(boosters, "val", data.rows["val"])
-    folder = experiment.run.stage(stage.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = experiment.run.make_stage(stage.name)
     for number, booster in enumerate(boosters):
         booster.save_model(folder / f"{number}.ubj")
     metric, value = data.score(prediction)
@@ -177,7 +176,7 @@ class _Data:
 
 def _search(experiment: "Experiment", stage: Stage, data: _Data, seed: int) -> dict[str, Any]:
     """The best point of the grid, from best.json where the search was done with these settings."""
-    folder = experiment.run.path / "sweep" / stage.group / stage.target
+    folder = experiment.run.make(f"sweep/{stage.group}/{stage.target}")
     settings = _settings(experiment, stage, seed)
     file = folder / "best.json"
     if file.is_file():

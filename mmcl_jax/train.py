@@ -253,6 +253,9 @@ def train(
                 save(last_metrics, wait=True)
             if stop:
                 raise interrupted(stop)
+        # One that came with the last evaluation.
+        if stop := stopped_by(signals.received, wait=True):
+            raise interrupted(stop)
     return {
         "steps": step,
         "epochs": step / schedule.steps_per_epoch,

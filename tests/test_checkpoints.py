@@ -179,6 +179,16 @@ def test_what_a_save_that_was_cut_off_left_does_not_count(two):
     assert names(two / "latest") == names(two / "best") == {"1", "2"}
 
 
+def test_a_save_that_was_cut_off_before_its_name_counts(two):
+    """Nothing of the only checkpoint is lost, whenever the program is killed."""
+    for kind in ("latest", "best"):
+        (two / kind / "2").rename(two / kind / "2.unsealed")
+        step_folder.remove(two / kind / "1")
+    with Checkpoints(two.parent) as checkpoints:
+        assert int(checkpoints.restore_latest(make_state(0))[0].step) == 2
+    assert names(two / "latest") == names(two / "best") == {"2"}
+
+
 def test_best_parameters_of_steps_taken_again_are_removed(two):
     step_folder.remove(two / "latest" / "2")
     with Checkpoints(two.parent) as checkpoints:

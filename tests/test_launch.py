@@ -51,7 +51,7 @@ def machine(tmp_path):
     return environment | {
         "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "FAKE_TASKS": "2",
-        "FAKE_PIDS": str(tmp_path / "pids"), "SLURM_JOB_ID": "4711",
+        "FAKE_PIDS": str(tmp_path / "pids"), "SLURM_JOB_ID": "4711", "SLURM_CPUS_PER_TASK": "8",
         # By default JAX makes it of the number of the job.
         "JAX_COORDINATOR_PORT": str(free_port()),
         "WORKDIR": str(tmp_path / "run"),
@@ -115,6 +115,16 @@ def test_tasks_find_each_other(machine):
     assert done.returncode == 1
     assert "cpu x 4, 2 processes" in done.stdout
     assert done.stderr.count("error: no stage none") == 2
+
+
+def test_a_failure_is_not_queued_again(machine, tmp_path):
+    """Whatever the others end with."""
+    shim = 'if [ "${SLURM_PROCID:-}" = 1 ]; then exit 1; fi\n'
+    shim += 'if [ "${SLURM_PROCID:-}" = 0 ]; then exec sleep 8; fi\n'
+    program = tmp_path / "bin" / "python"
+    executable(program, program.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{shim}"))
+    assert launch("slurm.sh", machine).returncode == 1
+    assert not (tmp_path / "scontrol.log").exists()
 
 
 @pytest.mark.nightly

@@ -67,6 +67,28 @@ def test_by_hand(command):
 
 
 @pytest.mark.slow
+def test_sigterm_outside_a_training_ends_with_its_code(tmp_path):
+    """Not by the signal's default, which the first process of a container does not have."""
+    flags = ["--config.data.synthetic.subjects=100000", f"--workdir={tmp_path / 'run'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "mmcl_jax.main",
+        f"--config={ROOT}/configs/mmcl.py:demo",
+        *flags,
+    ]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:  # fmt: skip
+        for line in process.stdout:
+            if "preparing the synthetic cohort" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors.count("ended by SIGTERM. To continue, run the same command again") == 1
+
+
+@pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_continue(cohort, cache, tmp_path):
     command = main_command(tmp_path / "run", cache, cohort)
     latest = tmp_path / "run" / "stages" / "mdm" / "checkpoints" / "latest"

@@ -1,15 +1,26 @@
 import errno
 import fcntl
+import io
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from mmcl_jax import retry
-from mmcl_jax.run_dir import MetricsWriter, RunDir, RunInUse, differences
+from mmcl_jax.predictions import save
+from mmcl_jax.run_dir import (
+    MetricsWriter,
+    RunDir,
+    RunInUse,
+    append_line,
+    differences,
+    write_atomically,
+)
 
 
 def test_resuming_drops_lines_of_steps_taken_again(tmp_path):
@@ -108,7 +119,76 @@ def test_metrics_wait_for_a_file_system_that_comes_back(tmp_path, monkeypatch, c
     writer.write(2, 1.0, {"train/loss": 1.0})
     timer.join()
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
-    assert "writing metrics: [Errno 2]" in capsys.readouterr().err
+    assert f"writing {folder / 'metrics.jsonl'}: [Errno 2]" in capsys.readouterr().err
+
+
+class Disturbed(io.FileIO):
+    """A file of which some bytes arrive before the file system fails."""
+
+    arrive = 0
+
+    def write(self, data):
+        super().write(data[: self.arrive])
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("arrive", [0, 5, 100])
+def test_a_line_is_written_once_and_whole(arrive, tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(Disturbed, "arrive", arrive)
+    file, opened = tmp_path / "metrics.jsonl", []
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "open", lambda path, mode: opened.pop()(path, mode))
+        for number in range(3):
+            # The first attempt fails.
+            opened[:] = [io.open, Disturbed]
+            append_line(file, f"line {number} of three\n")
+    assert file.read_bytes() == b"".join(b"line %d of three\n" % number for number in range(3))
+
+
+def test_an_error_names_the_file(tmp_path, monkeypatch):
+    def full(path, mode):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pathlib.Path, "open", full)
+    with pytest.raises(OSError, match=r"writing .*metrics.jsonl: No space left on device"):
+        append_line(tmp_path / "metrics.jsonl", "{}\n")
+
+
+def test_results_wait_for_a_file_system_that_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.02)
+    folder, away = tmp_path / "run", tmp_path / "away"
+    run = RunDir(folder)
+    with run.lock():
+        file = run.make("evaluate") / "metrics.csv"
+        folder.rename(away)
+        # An empty mount point: the folder is there, and what was in it is not.
+        folder.mkdir()
+        timer = threading.Timer(0.1, lambda: (folder.rmdir(), away.rename(folder)))
+        timer.start()
+        # It is known by the lock, which is not there.
+        run.reach()
+        timer.join()
+        write_atomically(file, "a,b\n")
+        save(file.with_suffix(".npz"), {"a": np.zeros(1)})
+    assert sorted(path.name for path in file.parent.iterdir()) == ["metrics.csv", "metrics.npz"]
+    folder.rename(away)
+    monkeypatch.setattr(retry, "PATIENCE", 0.1)
+    for write in (
+        lambda: write_atomically(file, "a,b\n"),
+        lambda: save(file.with_suffix(".npz"), {"a": np.zeros(1)}),
+        run.reach,
+    ):
+        with pytest.raises(FileNotFoundError):
+            write()
+    assert not folder.exists()
+
+
+def test_a_damaged_mark_is_named(tmp_path):
+    run = RunDir(tmp_path)
+    (run.make_stage("mdm") / "done.json").write_text("")
+    with pytest.raises(ValueError, match=r"mdm/done.json: not JSON .* Delete it: the stage then"):
+        run.done("mdm")
 
 
 def test_a_stage_is_not_made_below_a_mount_point(tmp_path, monkeypatch):

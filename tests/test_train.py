@@ -121,6 +121,26 @@ def test_finished_run_trains_no_further(task, whole):
     jax.tree.map(np.testing.assert_array_equal, parameters(folder), before)
 
 
+def test_a_signal_at_the_very_end_is_not_lost(task, whole, tmp_path):
+    """It came with the last validation batch: the next stage must not begin."""
+    asked = []
+
+    def interrupting():
+        asked.append(1)
+        yield tiny.batch(BATCH, 99)
+        last = tiny.batch(BATCH, 98)
+        last["valid"][3:], last["index"][3:] = 0, -1
+        yield last
+        if len(asked) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(train.Interrupted, match="SIGTERM and saved at step 6 of 6"):
+        run(task, tmp_path, validation=interrupting)
+    assert run(task, tmp_path, validation=interrupting) == whole[1]
+    assert len(asked) == 3
+    jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole[0]))
+
+
 def test_a_signal_during_an_evaluation_is_not_kept_waiting(task, whole, tmp_path):
     asked = []
 

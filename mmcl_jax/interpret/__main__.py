@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from mmcl_jax import interpret
-from mmcl_jax.command import repeat_verb
+from mmcl_jax.command import errors_in_one_line, repeat_verb
 from mmcl_jax.data.preparing.loading import printable
 from mmcl_jax.data.signals.leads import LEADS
 from mmcl_jax.data.subject import RefusedRecord
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if not (options.input or options.record):
         otherwise = "; maps of one ECG are made with --input or --record, and --output"
-        repeat_verb("interpret", options.run, otherwise)
+        with errors_in_one_line():
+            repeat_verb("interpret", options.run, otherwise)
         return 0
     # Orbax logs every file that it reads.
     logging.set_verbosity(logging.ERROR)

@@ -1,7 +1,6 @@
 """Similarity of the ECG and the CMR of a subject, place by place (paper III-C)."""
 
 import json
-import pathlib
 from typing import Any
 
 import jax
@@ -9,10 +8,10 @@ import numpy as np
 from jaxtyping import Int
 
 from mmcl_jax.data import pipeline
-from mmcl_jax.distributed import is_first
 from mmcl_jax.evaluate import predict
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.interpret.heart import heart_contrast
+from mmcl_jax.predictions import save
 from mmcl_jax.run_dir import write_atomically
 
 
@@ -36,10 +35,9 @@ def run(experiment: Experiment, *, stage: str, split: str, subjects: int) -> dic
     fields = tuple(found[stage].config["fields"])
     rows = pipeline.select(experiment.cohort, split, fields=fields)[:subjects]
     cmr, ecg = similarity(experiment, stage, split, rows)
-    folder = experiment.run.path / "interpret"
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / "cmr_similarity.npz", **cmr)
-    _save(folder / "ecg_similarity.npz", **ecg)
+    folder = experiment.run.make("interpret")
+    save(folder / "cmr_similarity.npz", cmr)
+    save(folder / "ecg_similarity.npz", ecg)
     summary = {"subjects": len(rows), "stage": stage, "split": split}
     if not found[stage].config["cmr_view"].get("crop_heart", True):
         summary["heart"] = heart_contrast(experiment, found[stage], split)
@@ -93,11 +91,3 @@ def similarity(
 
 def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
-
-
-def _save(file: pathlib.Path, **arrays: np.ndarray) -> None:
-    if not is_first():
-        return
-    temporary = file.with_suffix(".part.npz")
-    np.savez_compressed(temporary, **arrays)
-    temporary.replace(file)

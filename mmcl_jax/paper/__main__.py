@@ -27,12 +27,14 @@ def main(argv: list[str]) -> int:
     import jax
 
     from mmcl_jax.command import errors_in_one_line
+    from mmcl_jax.interruption import end_on_sigterm
     from mmcl_jax.paper.plan import Plan
     from mmcl_jax.paper.runs import run_all
     from mmcl_jax.train import Interrupted
 
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}; flags start with --")
+    end_on_sigterm()
     # Orbax logs every file that it writes.
     logging.set_verbosity(logging.ERROR)
     values = flags.FLAGS

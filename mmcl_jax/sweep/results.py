@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcl_jax import stage_settings
-from mmcl_jax.run_dir import write_atomically
+from mmcl_jax.run_dir import append_line, write_atomically
 from mmcl_jax.sweep.grid import Point
 
 COLUMNS = ("steps", "best_step", "best", "stopped_early", "diverged")
@@ -72,8 +72,7 @@ class Results:
     def add(self, task: Task, record: Mapping[str, Any]) -> None:
         """A finished member: `COLUMNS` and `metrics`. It is on disk when this returns."""
         self._records[task] = {**dataclasses.asdict(task), **record}
-        with self._file.open("a") as file:
-            file.write(json.dumps(self._records[task]) + "\n")
+        append_line(self._file, json.dumps(self._records[task]) + "\n")
 
     def write_table(self) -> None:
         axes = [axis for axis in self._points[0] if axis != "batch_size"]

@@ -69,6 +69,13 @@ def run(
     with SignalWatch() as signals:
         point = sweep.search(signals)
         sweep.train_chosen(point, signals)
+        if signals.received:
+            # It came with the end of the last members.
+            raise Interrupted(
+                f"sweep of {stage.group}/{stage.target} stopped by {signals.name}; all members "
+                "have finished and are kept",
+                signals.received,
+            )
     return sweep.conclude(point)["stages"][str(stage.seed)]
 
 
@@ -90,7 +97,7 @@ class _Sweep:
         _, _, self._labels = self._build(stage)
         self._points = sweep_grid.points(sweep["grid"], self._labels)
         self._data = SweepData(experiment.cohort, stage, self._labels)
-        folder = experiment.run.path / "sweep" / stage.group / stage.target
+        folder = experiment.run.make(f"sweep/{stage.group}/{stage.target}")
         self._results = Results(folder, self._points, stage.config["batch_size"])
         self._results.begin(settings)
         self._schedules: dict[int, Schedule] = {}  # by batch size
