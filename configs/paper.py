@@ -114,7 +114,7 @@ def _shrink(config: ConfigDict) -> None:
     del config.choices.mmcl_wo_mdm
     config.probe.labels = (*DISEASES, "LV")
     # One page compares all runs.
-    config.leave_out = ("interpret", "report")
+    config.leave_out = ("report",)
 
 
 # --- Studies, see docs/results.md ----------------------------------------------------------------
