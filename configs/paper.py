@@ -9,10 +9,12 @@ What runs share is trained once: see mmcl_jax/paper/plan.py and docs/protocol.md
 
 Arguments, combined with a comma:
 
-    paper.py:demo   small models on a small synthetic cohort, on two CPU cores
-    paper.py:study  small models, five seeds, a large test split; hours on two CPU cores
-    paper.py:few    like study: three times the recordings to pre-train on, 10 and 1 % of the labels
-    paper.py:sweep  searches the paper's grid of fine-tuning first, for each method and target
+    paper.py:demo       small models on a small synthetic cohort, on two CPU cores
+    paper.py:study      small models, five seeds, a large test split; hours on two CPU cores
+    paper.py:few        like study: more recordings to pre-train on, 10 and 1 % of the labels
+    paper.py:sweep      searches the paper's grid of fine-tuning first, for each method and target
+    paper.py:reference  the settings behind the published weights, where they differ
+    paper.py:bfloat16   computes in bfloat16
 """
 
 from collections.abc import Iterable
@@ -27,7 +29,11 @@ ARGUMENTS = {
     "study": "small models, five seeds, a large test split; hours on two CPU cores",
     "few": "like study, with more recordings to pre-train on and 10 and 1 % of the labels",
     "sweep": "searches the paper's grid of fine-tuning first, for each method and target",
+    "reference": "the settings behind the published weights, where they differ from the paper",
+    "bfloat16": "computes in bfloat16, with float32 parameters, norms, softmax and losses",
 }
+# Handed on to the configuration of each run; the others are sizes, of which there can be one.
+SETTINGS = {"sweep", "reference", "bfloat16"}
 # In the order in which they are run: an earlier method trains what a later one shares.
 METHODS = (
     "tabular", "supervised", "mae", "simclr", "clocs", "byol", "barlow_twins", "mmcl_wo_mdm",
@@ -46,19 +52,19 @@ SEEDS = (0, 101, 202, 303, 404)
 
 def get_config(arguments: str | None = None) -> ConfigDict:
     words = default_config.arguments(arguments, ARGUMENTS)
-    if len(sizes := sorted(words - {"sweep"})) > 1:
+    if len(sizes := sorted(words - SETTINGS)) > 1:
         raise ValueError(f"{' and '.join(sizes)} are settings of their own: name one of them")
-    small = words & {"sweep"} | ({"demo"} if sizes else set())
+    handed_on = words & SETTINGS | ({"demo"} if sizes else set())
     config = ConfigDict({"data": default_config.experiment("paper").data})
     # Each is a configuration beside this one, and changes to its fields.
-    config.runs = {name: _run(name, small, **_targets(name)) for name in METHODS}
+    config.runs = {name: _run(name, handed_on, **_targets(name)) for name in METHODS}
     config.order = METHODS
     for suffix, share in SHARES.items():
         for name in LOW_DATA:
             config.order += (f"{name}_{suffix}",)
             # At 1 % of AF 17 records are left, two batches of 8; so settings are those of the
             # configurations, not those of a sweep.
-            run = _run(name, small - {"sweep"}, targets=DISEASES, fraction=share)
+            run = _run(name, handed_on - {"sweep"}, targets=DISEASES, fraction=share)
             config.runs[f"{name}_{suffix}"] = run
     # IV-C.2: the learning rate of MMCL, chosen by the validation loss with one run per rate.
     config.choices = {
@@ -89,7 +95,7 @@ def _run(name: str, words: frozenset[str], **finetune: Any) -> dict[str, Any]:
     """
     file = "mmcl.py" if name == "mmcl" else f"baselines.py:{name}"
     # The tabular baseline always searches a grid, its own.
-    known = {"demo"} if name == "tabular" else {"demo", "sweep"}
+    known = {"demo"} if name == "tabular" else words
     for word in sorted(words & known):
         file += f"{',' if ':' in file else ':'}{word}"
     # Its stage is called `tabular`.

@@ -268,6 +268,7 @@ def test_the_configuration_of_the_paper_shares_what_can_be_shared(tmp_path):
         ("sweep,demo", 14 + 3, [1e-3, 3e-4, 1e-3]),
         ("study", 5 + 4, [1e-3, 1e-3]),
         ("few", 4 + 4, [1e-3, 1e-3]),
+        ("reference,bfloat16", 12 + 8 + 16, 2 * [3e-5, 1e-4, 3e-4, 1e-3]),
     ):
         whole = json.loads(read_config("paper", argument).to_json())
         runs = list(Plan(whole, CONFIGS, tmp_path).steps(dry=True))
