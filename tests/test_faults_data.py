@@ -1,11 +1,13 @@
 """Damaged records and file systems that go away, at every place where recordings are read."""
 
 import dataclasses
+import json
 import pathlib
 import threading
 
 import numpy as np
 import pytest
+from tiny_experiment import read_config, shrink
 from tiny_source import TinySource
 
 from mmcl_jax import retry
@@ -13,6 +15,8 @@ from mmcl_jax.data import cohort as cohorts
 from mmcl_jax.data import finite, pipeline, record_source
 from mmcl_jax.data.record_source import CorruptRecord
 from mmcl_jax.data.resident import Recordings
+from mmcl_jax.experiment import Experiment
+from mmcl_jax.run_dir import RunDir
 
 FIELDS = ("ecg", "cmr")
 OPTIONS = {"fields": FIELDS, "labels": "CAD", "batch_size": 8}
@@ -159,3 +163,17 @@ def test_records_that_are_no_numbers_are_described(damaged, monkeypatch):
     assert [entry["record"] for entry in found] == [table["record"][BAD], table["record"][2]]
     assert [entry["subject"] for entry in found] == [table["subject"][BAD], table["subject"][2]]
     assert [entry["not_finite"] for entry in found] == [["damaged"], ["ecg"]]
+
+
+@pytest.mark.usefixtures("compiled_quickly")
+def test_a_run_counts_what_it_leaves_out(damaged, tmp_path, capsys):
+    config = shrink(read_config("mmcl"))
+    config["data"] |= {"path": str(damaged.path), "preprocessing": damaged.settings}
+    with pytest.raises(CorruptRecord, match=f"record {BAD} .* is damaged"):
+        Experiment(config, RunDir(tmp_path)).run_all(["mdm"])
+    config["data"]["on_corrupt"] = "skip"
+    assert Experiment(config, RunDir(tmp_path)).run_all(["mdm"])
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    epochs = config["stages"]["mdm"]["epochs"]
+    assert sum(line.get("train/records_left_out", 0) for line in lines) == epochs
+    assert capsys.readouterr().err.count(f"record {BAD} ") == 1
