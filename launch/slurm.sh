@@ -9,7 +9,7 @@ COHORT=${COHORT:-}              # a prepared cohort; empty for the synthetic one
 WORKDIR=${WORKDIR:-runs/mmcl}
 
 set -uo pipefail
-export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK   # srun does not take it from sbatch by itself
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not take it from sbatch by itself
 # A task that fails is noticed by the others, which end within a minute. Were they sent TERM by srun,
 # a failure would look like the end of the time.
 srun --kill-on-bad-exit=0 python -m mmcl_jax.main --config=configs/mmcl.py \

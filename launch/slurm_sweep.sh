@@ -9,7 +9,7 @@ COHORT=${COHORT:-$FROM/cohort}      # the cohort of that run
 WORKDIR=${WORKDIR:-runs/sweep}      # gets a run directory for each target
 
 set -uo pipefail
-export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK   # srun does not take it from sbatch by itself
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not take it from sbatch by itself
 target=${TARGETS[$SLURM_ARRAY_TASK_ID]}
 srun python -m mmcl_jax.main --config=configs/mmcl.py:sweep --processes=1 \
     --stages=finetune,evaluate --config.stages.finetune.targets="('$target',)" \
