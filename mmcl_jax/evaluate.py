@@ -55,8 +55,7 @@ def run(
             f"evaluate: {experiment.cohort.path} has no records in {', '.join(empty)}; name a "
             "split that has some in stages.evaluate.splits"
         )
-    folder = experiment.run.make("evaluate")
-    experiment.run.make("evaluate/predictions")
+    folder = experiment.run.make("evaluate/predictions").parent
     rows: list[dict[str, Any]] = []
     written: set[pathlib.Path] = set()
     for stage in experiment.training_stages():

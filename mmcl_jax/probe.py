@@ -26,6 +26,7 @@ from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort, check_settings, open_cohort
 from mmcl_jax.data.targets.labels import DEMOGRAPHICS, Label
 from mmcl_jax.data.targets.shuffled_labels import shuffle_labels
+from mmcl_jax.distributed import is_first
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.inference import BATCH_SIZE, Program, TrainedRun
 from mmcl_jax.predictions import gather, metric_rows, save, to_csv, validation_score
@@ -82,11 +83,11 @@ def run(
     program = TrainedRun(experiment, stage).embedder
     trained = program.groups[0].members[0]
     check_settings(cohort, {"ecg": trained.settings})
-    parts = [*trained.stage.name.split("/")]
-    parts += [cohort.path.resolve().name] if other_cohort else []
-    parts += ["shuffled_labels"] if shuffle is not None else []
     if output is None:
-        folder = experiment.run.make(f"probe/{'__'.join(parts)}")
+        name = trained.stage.name.replace("/", "__")
+        name += f"__{cohort.path.resolve().name}" if other_cohort else ""
+        name += "__shuffled_labels" if shuffle is not None else ""
+        folder = experiment.run.make(f"probe/{name}")
     else:
         folder = output
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +96,9 @@ def run(
     options = {"balanced": balanced, "fraction": fraction, "seed": selection_seed}
     (folder / "predictions").mkdir(exist_ok=True)
     about = folder / "probe.json"
-    # Written last; without it no report counts what is here.
-    about.unlink(missing_ok=True)
+    if is_first():
+        # Written last; without it no report counts what is here.
+        about.unlink(missing_ok=True)
     table, chosen, written = [], {}, set()
     for target in _targets(cohort, labels):
         for probe in (linear, neighbours):
@@ -110,9 +112,10 @@ def run(
             written.add(file)
             table += metric_rows(name, target.labels, arrays, resamples)
             chosen.setdefault(probe.__name__, {}).update(settings)
-    for file in set((folder / "predictions").glob("*.npz")) - written:
-        # Of labels that were asked for before.
-        file.unlink()
+    if is_first():
+        for file in set((folder / "predictions").glob("*.npz")) - written:
+            # Of labels that were asked for before.
+            file.unlink()
     content = {
         "stage": trained.stage.name,
         "id": trained.id,

@@ -1,6 +1,7 @@
 """A stage that the run directory holds with other settings than the configuration."""
 
 import json
+import shutil
 
 import pytest
 from tiny_experiment import read_config, shrink
@@ -55,3 +56,25 @@ def test_how_recordings_are_read_can_change(begun):
     config["stages"]["mdm"]["epochs"] = 1
     config["data"] |= {"on_corrupt": "skip", "resident": "never", "workers": 2}
     assert not Experiment(config, run).is_done(Experiment(config, run).stages[0])
+
+
+def test_a_stage_of_another_run_that_was_trained_anew_is_noticed(tmp_path):
+    other = RunDir(tmp_path / "other")
+    other.write_config({})
+    other.mark_done("mmcl", {"id": "first"})
+    config = shrink(read_config("mmcl"))
+    origin = f"{other.path}:mmcl"
+    config["stages"]["finetune"]["init"] = {"ecg_encoder": origin}
+    run = RunDir(tmp_path / "run")
+    run.write_config(config)
+    experiment = Experiment(config, run)
+    stage = next(stage for stage in experiment.stages if stage.name == "finetune/CAD/0")
+    experiment._write_settings(stage)
+    run.mark_done(stage.name, {"id": "ours"})
+    assert experiment.is_done(stage)
+    other.mark_done("mmcl", {"id": "another"})
+    with pytest.raises(ValueError, match=f"started_from.{origin}: 'first' then, 'another' now"):
+        experiment.is_done(stage)
+    # Gone, it is not missed.
+    shutil.rmtree(other.path)
+    assert experiment.is_done(stage)
