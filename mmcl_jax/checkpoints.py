@@ -239,15 +239,18 @@ class Checkpoints:
         self._underway = None
         if folder == self._latest:
             self._lost = False
+        tidy(folder)
         if not self._lost:
             prune(folder)
 
     def _forget(self) -> None:
-        """Removes what a save that failed has left."""
+        """Removes what a save that failed has left.
+
+        Other threads of Orbax may still be writing then; what they leave goes with the next save.
+        """
         folder, _ = self._underway
         self._underway = self._saved = None
-        with contextlib.suppress(OSError):
-            tidy(folder)
+        tidy(folder)
 
     # --- reading -------------------------------------------------------------------------------
 

@@ -100,9 +100,11 @@ def name_sealed(folder: pathlib.Path) -> None:
 def tidy(folder: pathlib.Path) -> None:
     """Removes what is no step; of several processes, the first one does."""
     if jax.process_index() == 0:
-        for path in folder.iterdir():
-            if not path.name.isdigit():
-                shutil.rmtree(path, ignore_errors=True)
+        # What cannot be removed now is removed after the next save.
+        with contextlib.suppress(OSError):
+            for path in folder.iterdir():
+                if not path.name.isdigit():
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def remove(path: pathlib.Path) -> None:

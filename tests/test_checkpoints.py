@@ -243,8 +243,15 @@ def test_a_full_disk_leaves_the_checkpoint_before(two, request, kind):
     request.getfixturevalue("full_disk")
     with pytest.raises(OSError, match="step 3 could not be written .*; that of step 2 is intact"):
         save()
-    assert names(two / kind) == {"1", "2"}
+    assert step_folder.steps(two / kind) == [2, 1]
     assert load(two.parent, kind)[2] == 2
+
+
+def test_what_a_failed_save_leaves_late_goes_with_the_next_one(two):
+    with Checkpoints(two.parent) as checkpoints:
+        (two / "latest" / "3.unsealed.orbax-checkpoint-tmp").mkdir()
+        checkpoints.save_latest(make_state(4), {})
+    assert names(two / "latest") == {"2", "4"}
 
 
 @pytest.fixture
