@@ -1,19 +1,26 @@
 """Trains a tiny model for many steps and watches memory, file handles, threads and step time.
 
-    python -m tests.soak --steps 20000
+    python -m tests.soak --steps 20000 --runs 3
 
 The loop is the real one: records are read from files for every batch, metrics are written, the
 validation split is evaluated and checkpoints are saved on the way. What grows with the number of
 steps would end a run of days. Exits with 1 where something does.
 
-glibc keeps freed memory in arenas, by default up to 8 per core, and saving a checkpoint starts
-threads that find their way into all of them only after a hundred saves or so. That looks like
-growth and ends by itself, so the process uses one arena here. MALLOC_ARENA_MAX in the environment
-overrules that.
+What grows does so in every run; other work on the machine, or the heap, has other moods in each.
+So there are several runs, each in a process of its own, and the median of their growth counts for
+memory and step time. Open files and threads may grow in none.
+
+glibc keeps freed memory: in up to 8 arenas per core, over which the threads that save spread in a
+hundred saves or so, and, once a large block was freed, in the heap. That looks like growth and ends
+by itself, so the processes have one arena and give blocks beyond 1 MiB back. These settings of
+malloc in the environment overrule that.
 """
 
 import argparse
+import concurrent.futures
+import dataclasses
 import json
+import multiprocessing
 import os
 import pathlib
 import statistics
@@ -21,10 +28,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -45,7 +52,17 @@ WARM_UP = 0.2  # share of the steps before anything is compared
 PERIOD = 0.5  # seconds between two looks at the process
 MOST_GROWTH = 0.01  # of memory, from the first to the last fifth after the warm-up
 MOST_SLOWDOWN = 0.1  # of the median step time; other work on the machine counts too
-_ARENAS = "MALLOC_ARENA_MAX"
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+    """Medians of the first and of the last fifth after the warm-up."""
+
+    memory: tuple[float, float]  # resident, in bytes
+    files: tuple[float, float]
+    threads: tuple[float, float]
+    step: tuple[float, float]  # seconds
 
 
 class Watch:
@@ -124,46 +141,64 @@ def fifths(values: list[float]) -> tuple[float, float]:
     return statistics.median(values[:size]), statistics.median(values[-size:])
 
 
-def use_one_arena() -> None:
-    """Starts this process again where it has more; glibc reads the setting at its start."""
-    if _ARENAS not in os.environ:
-        os.environ[_ARENAS] = "1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+def measure(steps: int) -> Growth:
+    """Trains `steps` steps in this process, in a folder that is removed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        _, memory, files, threads = zip(*soak(folder, steps), strict=True)
+        times = [seconds for _, seconds in step_times(folder / "metrics.jsonl")]
+    return Growth(fifths(memory), fifths(files), fifths(threads), fifths(times))
+
+
+def relative(values: tuple[float, float]) -> float:
+    return values[1] / values[0] - 1
+
+
+def what_grows(runs: Sequence[Growth]) -> list[str]:
+    """Names of what grows beyond what is allowed."""
+    found = [
+        name
+        for name in ("files", "threads")
+        if any(last > first for first, last in (getattr(run, name) for run in runs))
+    ]
+    if statistics.median(relative(run.memory) for run in runs) > MOST_GROWTH:
+        found.append("memory")
+    if statistics.median(relative(run.step) for run in runs) > MOST_SLOWDOWN:
+        found.append("step time")
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Trains many steps and watches the process.")
     parser.add_argument("--steps", type=int, default=20000)
-    steps = parser.parse_args().steps
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        samples = soak(folder, steps)
-        times = step_times(folder / "metrics.jsonl")
-    _, memory, files, threads = zip(*samples, strict=True)
-    slope = np.polyfit(range(len(times)), [seconds for _, seconds in times], 1)[0] * len(times)
-    growth = {"memory": fifths(memory), "files": fifths(files), "threads": fifths(threads)}
-    first, last = fifths([seconds for _, seconds in times])
-    print(
-        f"{steps} steps in {samples[-1][0] - samples[0][0]:.0f} s, {len(samples)} samples, "
-        f"{_ARENAS}={os.environ[_ARENAS]}"
-    )
-    print("median of the first and of the last fifth after the warm-up:")
-    print(
-        f"  resident memory  {growth['memory'][0] / 1e6:.1f} -> {growth['memory'][1] / 1e6:.1f} MB"
-    )
-    print(f"  open files       {growth['files'][0]:.0f} -> {growth['files'][1]:.0f}")
-    print(f"  threads          {growth['threads'][0]:.0f} -> {growth['threads'][1]:.0f}")
-    print(f"  step             {1e3 * first:.2f} -> {1e3 * last:.2f} ms")
-    print(f"  step, linear fit over the run: {1e3 * slope:+.2f} ms")
-    failed = [name for name in ("files", "threads") if growth[name][1] > growth[name][0]]
-    if growth["memory"][1] > growth["memory"][0] * (1 + MOST_GROWTH):
-        failed.append("memory")
-    if last > first * (1 + MOST_SLOWDOWN):
-        failed.append("step time")
-    print(f"GROWS: {', '.join(failed)}" if failed else "nothing grows")
-    return bool(failed)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    # Read by glibc when a process starts, so by those of the runs.
+    os.environ.update({name: os.environ.get(name, value) for name, value in MALLOC.items()})
+    print(" ".join(f"{name}={os.environ[name]}" for name in MALLOC))
+    print(f"{options.steps} steps; median of the first and of the last fifth after the warm-up:")
+    runs = []
+    with concurrent.futures.ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        for run in pool.map(measure, [options.steps] * options.runs):
+            runs.append(run)
+            first, last = (value / 1e6 for value in run.memory)
+            print(
+                f"resident memory {first:.1f} -> {last:.1f} MB ({relative(run.memory):+.2%}), "
+                f"open files {run.files[0]:.0f} -> {run.files[1]:.0f}, "
+                f"threads {run.threads[0]:.0f} -> {run.threads[1]:.0f}, "
+                f"step {1e3 * run.step[0]:.2f} -> {1e3 * run.step[1]:.2f} ms "
+                f"({relative(run.step):+.1%})",
+                flush=True,
+            )
+    memory = statistics.median(relative(run.memory) for run in runs)
+    step = statistics.median(relative(run.step) for run in runs)
+    print(f"median of {len(runs)} runs: memory {memory:+.2%}, step {step:+.1%}")
+    found = what_grows(runs)
+    print(f"GROWS: {', '.join(found)}" if found else "nothing grows")
+    return bool(found)
 
 
 if __name__ == "__main__":
-    use_one_arena()
     sys.exit(main())
