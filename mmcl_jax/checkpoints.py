@@ -152,8 +152,16 @@ class Checkpoints:
         folder = self._best / str(step)
         if not (folder / "progress").is_dir():
             return step, None
-        restored = _read(lambda: self._writer.restore(folder, args=_SCORE), folder)
-        return step, restored["progress"]["score"]
+        return step, self._progress(folder)["score"]
+
+    def latest_progress(self) -> dict[str, Any] | None:
+        """The progress of what `restore_latest` would return, without the state.
+
+        Raises:
+            DamagedCheckpoint, OSError: as `restore_latest`.
+        """
+        step = self._agreed(self._newest_latest, self._latest)
+        return None if step is None else self._progress(self._latest / str(step))
 
     def wait(self) -> None:
         """Returns when everything that was saved is on disk. Raises OSError where it is not."""
@@ -254,6 +262,10 @@ class Checkpoints:
 
     # --- reading -------------------------------------------------------------------------------
 
+    def _progress(self, folder: pathlib.Path) -> dict[str, Any]:
+        items = ocp.args.Composite(progress=ocp.args.JsonRestore())
+        return _read(lambda: self._writer.restore(folder, args=items), folder)["progress"]
+
     def _newest_latest(self) -> int | None:
         found = newest_whole(self._latest, self._damaged)
         # Of steps that are taken again, and that may end elsewhere with other devices.
@@ -320,9 +332,6 @@ def read_tree(path: pathlib.Path) -> Any:
         return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     finally:
         reader.close()
-
-
-_SCORE = ocp.args.Composite(progress=ocp.args.JsonRestore())
 
 
 def _explained(error: OSError, folder: pathlib.Path, step: int) -> OSError:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from mmcl_jax.data.order import EpochOrder
 from mmcl_jax.objectives.base import Objective
 from mmcl_jax.sweep.program import Program, Slots
+from mmcl_jax.sweep.underway import Underway
 from mmcl_jax.train import EarlyStopping, Interrupted, Schedule, selected
 
 
@@ -26,7 +27,7 @@ class Member:
     """One run of a sweep.
 
     Attributes:
-        name: for messages.
+        name: no two members have the same.
         hyper: numbers of its recipe, the same names for every member.
         seed: of every draw of its steps.
         initial: which of the program's initial parameters it starts from.
@@ -100,6 +101,17 @@ class _Running:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     history: list[tuple[int, float, dict[str, float]]] = dataclasses.field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """Of one that has not diverged."""
+        return {
+            "name": self.member.name,
+            "stopping": self.stopping.to_json(),
+            "step": self.step,
+            "losses": self.losses,
+            "metrics": self.metrics,
+            "history": self.history,
+        }
+
 
 def train_members(
     program: Program,
@@ -112,6 +124,7 @@ def train_members(
     finished: Callable[[Result], None],
     progress: Callable[[int, int], None],
     interrupted: Callable[[], Interrupted | None],
+    underway: Underway,
     with_parameters: bool = False,
 ) -> None:
     """Trains `members`, which share a batch size, until each has stopped.
@@ -122,15 +135,17 @@ def train_members(
         finished: takes each result as soon as it is there.
         progress: takes the steps of the running members, and those trained since the last call.
         interrupted: what to raise after a period, such as after a signal.
+        underway: where the slots are saved on the way. Those that it holds go on; a member among
+            them that is not in `members` makes room.
         with_parameters: results bring the best parameters.
 
     Raises:
         ValueError: the validation split does not give the metric that selects.
+        Interrupted: what `interrupted` said, once the slots are saved.
+        DamagedCheckpoint, OSError: of `underway`.
     """
-    waiting = deque(members)
-    size = min(_multiple(size, devices), _multiple(len(waiting), devices))
-    running = [_next(waiting, schedule) for _ in range(size)]
-    slots = program.begin(_initial(running), _hyper(running, members[0]))
+    size = min(_multiple(size, devices), _multiple(len(members), devices))
+    slots, running, waiting = _begin(program, members, schedule, size, devices, underway)
     while any(running):
         begun = [one.step if one else 0 for one in running]
         slots = _train_period(program, slots, running, members[0], schedule)
@@ -140,15 +155,76 @@ def train_members(
         for position in np.flatnonzero(ended):
             parameters = program.best(slots, int(position)) if with_parameters else None
             finished(_result(running[position], parameters))
-            running[position] = _next(waiting, schedule)
+            running[position] = None
         progress(sum(one.step for one in running if one), trained)
-        if any(running) and (stop := interrupted()):
-            raise stop
-        refilled = np.array(ended) & np.array([one is not None for one in running])
-        if refilled.any():
-            hyper = _hyper(running, members[0])
-            slots = program.refill(slots, refilled, _initial(running), hyper)
+        slots = _fill(program, slots, running, waiting, members[0], schedule)
         slots, running = _compacted(program, slots, running, devices)
+        if any(running):
+            stop = interrupted()
+            underway.save(slots, [one and one.to_json() for one in running], stopping=bool(stop))
+            if stop:
+                raise stop
+    underway.finish()
+
+
+def _begin(
+    program: Program,
+    members: Sequence[Member],
+    schedule: Schedule,
+    size: int,
+    devices: int,
+    underway: Underway,
+) -> tuple[Slots, list[_Running | None], deque[Member]]:
+    """Slots, at least `size` of them, who is in each, and who waits."""
+
+    def shapes(count: int) -> Slots:
+        return program.shapes(_initial([None] * count), _hyper([None] * count, members[0]))
+
+    found = underway.restore(shapes)
+    if found is None:
+        waiting = deque(members)
+        running = [_fresh(waiting.popleft(), schedule) if waiting else None for _ in range(size)]
+        return program.begin(_initial(running), _hyper(running, members[0])), running, waiting
+    slots, saved = found
+    unfinished = {member.name: member for member in members}
+    running = [
+        _continued(entry, unfinished.pop(entry["name"]), schedule)
+        if entry and entry["name"] in unfinished
+        else None
+        for entry in saved
+    ]
+    waiting = deque(unfinished.values())
+    if more := max(size, _multiple(len(running), devices)) - len(running):
+        slots = program.take(slots, np.array([*range(len(running)), *[0] * more]))
+        running += [None] * more
+    return _fill(program, slots, running, waiting, members[0], schedule), running, waiting
+
+
+def _continued(saved: Mapping[str, Any], member: Member, schedule: Schedule) -> _Running:
+    one = _fresh(member, schedule)
+    one.stopping = dataclasses.replace(one.stopping, **saved["stopping"])
+    one.step, one.losses, one.metrics = saved["step"], saved["losses"], saved["metrics"]
+    one.history = [tuple(entry) for entry in saved["history"]]
+    return one
+
+
+def _fill(
+    program: Program,
+    slots: Slots,
+    running: list[_Running | None],
+    waiting: deque[Member],
+    example: Member,
+    schedule: Schedule,
+) -> Slots:
+    """Puts members that wait into the slots of `running` that nobody has."""
+    chosen = np.zeros(len(running), bool)
+    for position, one in enumerate(running):
+        if one is None and waiting:
+            running[position] = _fresh(waiting.popleft(), schedule)
+            chosen[position] = True
+    if not chosen.any():
+        return slots
+    return program.refill(slots, chosen, _initial(running), _hyper(running, example))
 
 
 def _train_period(
@@ -234,11 +310,9 @@ def _compacted(
     return program.take(slots, np.array(positions)), [running[position] for position in positions]
 
 
-def _next(waiting: deque, schedule: Schedule) -> _Running | None:
-    if not waiting:
-        return None
+def _fresh(member: Member, schedule: Schedule) -> _Running:
     sign = -1 if schedule.select.endswith("loss") else 1
-    return _Running(waiting.popleft(), EarlyStopping(sign, schedule.patience, schedule.band))
+    return _Running(member, EarlyStopping(sign, schedule.patience, schedule.band))
 
 
 def _ended(one: _Running, schedule: Schedule) -> bool:

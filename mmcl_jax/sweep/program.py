@@ -67,7 +67,7 @@ class Program:
         self._eval_resident = replicate(dict(eval_resident), mesh)
         self._eval_rows = replicate(np.asarray(eval_rows, np.int32), mesh)
         by_member = NamedSharding(mesh, _MEMBERS)
-        fresh = _fresh(recipe)
+        self._fresh = fresh = _fresh(recipe)
         self._begin = jax.jit(fresh, out_shardings=by_member)
         self._train = _over_devices(
             _train(recipe),
@@ -96,6 +96,15 @@ class Program:
     def begin(self, which: Int[np.ndarray, " M"], hyper: Mapping[str, np.ndarray]) -> Slots:
         """Slots at step 0; `which` of the initial parameters each starts from."""
         return self._begin(*self._place((which, dict(hyper))), self._initial)
+
+    def shapes(self, which: Int[np.ndarray, " M"], hyper: Mapping[str, np.ndarray]) -> Slots:
+        """Shape, type and sharding of what `begin` returns; any number of slots will do."""
+        split = len(which) % self._mesh.devices.size == 0
+        sharding = NamedSharding(self._mesh, _MEMBERS if split else PartitionSpec())
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            jax.eval_shape(self._fresh, which, dict(hyper), self._initial),
+        )
 
     def refill(
         self,
@@ -150,7 +159,7 @@ class Program:
         return self._keep(slots, *self._place((improved,)))
 
     def take(self, slots: Slots, positions: Int[np.ndarray, " N"]) -> Slots:
-        """Fewer slots: those at `positions`, in this order."""
+        """Fewer slots, or more: those at `positions`, in this order."""
         return self._take(slots, replicate(positions, self._mesh))
 
     def best(self, slots: Slots, position: int) -> tuple[Any, Any]:

@@ -11,7 +11,8 @@ chosen point are the stages `<stage>/<target>/<seed>`: their best parameters and
 `evaluate` and `report` look for those of any stage.
 
 A sweep that was stopped goes on with the members that have not finished. Those that were under way
-start from their beginning: at most as many as run side by side.
+continue from where a signal found them; after a kill, from at most some minutes earlier
+(`underway.py`).
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ from mmcl_jax.sweep.loop import Member, Result, Validation, train_members
 from mmcl_jax.sweep.program import Program
 from mmcl_jax.sweep.progress import Meter
 from mmcl_jax.sweep.results import COLUMNS, Results, Task
+from mmcl_jax.sweep.underway import Underway
 from mmcl_jax.train import Interrupted, NonFiniteLoss, Schedule, SignalWatch
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ def run(
     Raises:
         ValueError: settings that do not fit, or a member of every point diverged.
         NonFiniteLoss: a seed of the chosen point diverged.
-        Interrupted: after a signal; the members that had finished are kept.
+        Interrupted: after a signal; the members that had finished are kept, and those under way
+            are saved.
     """
     sweep_grid.check(stage)
     sweep = _Sweep(experiment, stage, tuple(seeds), settings)
@@ -211,31 +214,34 @@ class _Sweep:
             parts,
         )
         members = {task: self._member(task, seeds, size) for task in tasks}
-        task_of = {id(member): task for task, member in members.items()}
+        task_of = {member.name: task for task, member in members.items()}
 
         def finished(result: Result) -> None:
-            self._finish(task_of[id(result.member)], result, schedule)
+            self._finish(task_of[result.member.name], result, schedule)
             meter.finish(schedule.steps)
 
-        train_members(
-            program,
-            list(members.values()),
-            schedule,
-            Validation(objective, self._data.validation_labels(), (parts >= 0).sum(axis=1)),
-            size=self._slots,
-            devices=mesh.devices.size,
-            finished=finished,
-            progress=meter.update,
-            interrupted=lambda: self._stopped(signals, meter),
-            with_parameters=tasks[0].round == "chosen",
-        )
+        round_name = tasks[0].round
+        with Underway(self._results.folder / "underway" / f"{round_name}-{size}") as underway:
+            train_members(
+                program,
+                list(members.values()),
+                schedule,
+                Validation(objective, self._data.validation_labels(), (parts >= 0).sum(axis=1)),
+                size=self._slots,
+                devices=mesh.devices.size,
+                finished=finished,
+                progress=meter.update,
+                interrupted=lambda: self._stopped(signals, meter),
+                underway=underway,
+                with_parameters=round_name == "chosen",
+            )
 
     def _stopped(self, signals: SignalWatch, meter: Meter) -> Interrupted | None:
         if not signals.received:
             return None
         return Interrupted(
             f"{meter.title} stopped by {signals.name}; {meter.finished} of {meter.members} "
-            "members have finished and are kept",
+            "members have finished, and those under way are saved",
             signals.received,
         )
 
@@ -243,7 +249,7 @@ class _Sweep:
         stage = self._at(task)
         order_seed = stage.config["order_seed"]
         return Member(
-            name=stage.name,
+            name=f"{stage.name} ({task.round}, point {task.point})",
             hyper=self._hyper(stage, self._points[task.point]),
             seed=task.seed,
             initial=seeds.index(task.seed),

@@ -24,7 +24,7 @@ from mmcl_jax.sharding import make_mesh
 from mmcl_jax.state import State, make_train_step
 from mmcl_jax.sweep import grid as sweep_grid
 from mmcl_jax.sweep import loop as sweep_loop
-from mmcl_jax.sweep import search
+from mmcl_jax.sweep import search, underway
 from mmcl_jax.sweep.data import SweepData
 from mmcl_jax.sweep.program import Program
 from mmcl_jax.train import Interrupted
@@ -81,8 +81,22 @@ def alone(parts, point, seed):
     return recipe, initial, order, schedule
 
 
-def side_by_side(parts, *, size, devices=1, members=MEMBERS):
-    """Trains `members` in slots; their results in order, and the number of slots by period."""
+def side_by_side(
+    parts, folder, *, size, devices=1, members=MEMBERS, finished=None, stop_after=None, die_in=None
+):
+    """Trains `members` in slots; their results in order, and the number of slots by period.
+
+    Args:
+        folder: of those under way.
+        finished: results of members that need not be trained.
+        stop_after: periods until a signal.
+        die_in: period that ends with an error before anything is saved.
+    """
+
+    def progress(running, taken):
+        if len(sizes) == die_in:
+            raise ZeroDivisionError
+
     data = parts[2]
     seeds = sorted({seed for _, seed in members})
     built = [alone(parts, point, seed) for point, seed in members]
@@ -93,7 +107,7 @@ def side_by_side(parts, *, size, devices=1, members=MEMBERS):
     program = Program(
         recipe, [initial[seed] for seed in seeds], mesh, *data.load(parts[0].recordings), rows
     )
-    sizes, results = [], {}
+    sizes, results = [], dict(finished or {})
     train = program.train
 
     def counted(slots, keys, *rest):
@@ -111,18 +125,22 @@ def side_by_side(parts, *, size, devices=1, members=MEMBERS):
         )
         for number, (recipe, _, order, _) in enumerate(built)
     ]
-    sweep_loop.train_members(
-        program,
-        entries,
-        schedule,
-        sweep_loop.Validation(recipe.objective, data.validation_labels(), (rows >= 0).sum(axis=1)),
-        size=size,
-        devices=devices,
-        finished=lambda result: results.update({result.member.name: result}),
-        progress=lambda running, taken: None,
-        interrupted=lambda: None,
-        with_parameters=True,
-    )
+    with underway.Underway(folder) as saved:
+        sweep_loop.train_members(
+            program,
+            [entry for entry in entries if entry.name not in results],
+            schedule,
+            sweep_loop.Validation(
+                recipe.objective, data.validation_labels(), (rows >= 0).sum(axis=1)
+            ),
+            size=size,
+            devices=devices,
+            finished=lambda result: results.update({result.member.name: result}),
+            progress=progress,
+            interrupted=lambda: Interrupted("", 15) if len(sizes) == stop_after else None,
+            underway=saved,
+            with_parameters=True,
+        )
     return [results[entry.name] for entry in entries], sizes
 
 
@@ -132,8 +150,8 @@ def relative(one, other):
 
 
 @pytest.fixture(scope="module")
-def together(parts):
-    return side_by_side(parts, size=4)
+def together(parts, tmp_path_factory):
+    return side_by_side(parts, tmp_path_factory.mktemp("together") / "underway", size=4)
 
 
 @pytest.mark.slow
@@ -169,11 +187,15 @@ def test_members_that_stop_are_frozen_and_compacted(together):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "devices", "sizes"), [(2, 1, [2] * 6), (8, 8, [8] * 4)])
-def test_neither_slots_nor_devices_change_a_result(parts, together, size, devices, sizes):
+def test_neither_slots_nor_devices_change_a_result(parts, together, tmp_path, size, devices, sizes):
     # In two slots, the first that stops makes room for the third member.
-    results, found = side_by_side(parts, size=size, devices=devices)
+    results, found = side_by_side(parts, tmp_path, size=size, devices=devices)
     assert found == sizes
-    for one, other in zip(results, together[0], strict=True):
+    assert_close(results, together[0])
+
+
+def assert_close(results, others):
+    for one, other in zip(results, others, strict=True):
         for field in ("steps", "best_step", "stopped_early", "diverged"):
             assert getattr(one, field) == getattr(other, field)
         assert one.best == pytest.approx(other.best, rel=1e-5)
@@ -181,9 +203,43 @@ def test_neither_slots_nor_devices_change_a_result(parts, together, size, device
 
 
 @pytest.mark.slow
-def test_a_member_that_diverges_ends_alone(parts, together):
+@pytest.mark.parametrize("end", ["signal", "death"])
+def test_members_under_way_continue_bit_for_bit(parts, together, tmp_path, monkeypatch, end):
+    whole = {result.member.name: result for result in together[0]}
+    # Both end in the second period, in which two members finish. The death comes before the slots
+    # are saved, so it is the state of the first one that continues, without the two.
+    if end == "signal":
+        periods = 2
+        with pytest.raises(Interrupted):
+            side_by_side(parts, tmp_path, size=4, stop_after=2)
+    else:
+        periods = 1
+        monkeypatch.setattr(underway, "PAUSE", 0.0)
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(parts, tmp_path, size=4, die_in=2)
+    finished = {name: whole[name] for name in ("member 0", "member 3")}
+    results, sizes = side_by_side(parts, tmp_path, size=4, finished=finished)
+    assert sizes == together[1][periods:]
+    assert not tmp_path.exists()
+    for one, other in zip(results, together[0], strict=True):
+        assert (one.best, one.history, one.metrics) == (other.best, other.history, other.metrics)
+        jax.tree.map(np.testing.assert_array_equal, one.parameters, other.parameters)
+
+
+@pytest.mark.slow
+def test_members_under_way_continue_on_more_devices_and_in_more_slots(parts, together, tmp_path):
+    with pytest.raises(Interrupted):
+        side_by_side(parts, tmp_path, size=2, stop_after=1)
+    # The two that had waited have room now.
+    results, sizes = side_by_side(parts, tmp_path, size=4, devices=8)
+    assert sizes == [8, 8, 8, 8]
+    assert_close(results, together[0])
+
+
+@pytest.mark.slow
+def test_a_member_that_diverges_ends_alone(parts, together, tmp_path):
     (good, seed), bad = MEMBERS[0], (MEMBERS[1][0] | {"rate": 1e30}, 0)
-    results, sizes = side_by_side(parts, size=2, members=(bad, (good, seed), bad))
+    results, sizes = side_by_side(parts, tmp_path, size=2, members=(bad, (good, seed), bad))
     assert sizes == [2, 2]
     for number in (0, 2):
         assert results[number].diverged
@@ -277,10 +333,26 @@ def test_a_sweep_that_was_interrupted_goes_on(swept, tmp_path, monkeypatch):
         if task.point == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def stopping_at_once(meter, running, taken):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search.Meter, "update", stopping_at_once)
+        with pytest.raises(Interrupted, match="0 of 4 members have finished, and those under way"):
+            start(config, tmp_path).run_all(["finetune"])
+    continued = []
+
+    def continuing(saved, member, schedule):
+        continued.append((member.name, saved["step"]))
+        return go_on(saved, member, schedule)
+
+    go_on = sweep_loop._continued
     with monkeypatch.context() as patched:
         patched.setattr(search.Results, "add", stopping)
+        patched.setattr(sweep_loop, "_continued", continuing)
         with pytest.raises(Interrupted, match=r"\(search\) stopped by SIGTERM; 2 of 4 members"):
             start(config, tmp_path).run_all(["finetune"])
+    assert continued == [(f"finetune/CAD/0 (search, point {point})", 5) for point in (0, 1)]
     assert len(table(tmp_path)) == 2
     # As if it had been killed while it wrote the third.
     with (tmp_path / "sweep" / "finetune" / "CAD" / "results.jsonl").open("a") as file:
