@@ -3,7 +3,7 @@
 sweep.json       the settings it was begun with
 results.jsonl    a line per member, in the order in which they finished
 results.csv      the same as a table, in the order of the grid
-underway/        members that have not finished (`underway.py`)
+underway-*/      members that have not finished (`underway.py`)
 best.json        the chosen point, its settings, mean and standard deviation over the seeds
 """
 

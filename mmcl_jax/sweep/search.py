@@ -221,7 +221,7 @@ class _Sweep:
             meter.finish(schedule.steps)
 
         round_name = tasks[0].round
-        with Underway(self._results.folder / "underway" / f"{round_name}-{size}") as underway:
+        with Underway(self._results.folder / f"underway-{round_name}-{size}") as underway:
             train_members(
                 program,
                 list(members.values()),
