@@ -257,7 +257,7 @@ def test_what_a_failed_save_leaves_late_goes_with_the_next_one(two):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(retry, "PATIENCE", 3.0)
+    monkeypatch.setattr(retry, "PATIENCE", 30.0)
 
 
 def vanish(folder: pathlib.Path, seconds: float) -> threading.Timer:
