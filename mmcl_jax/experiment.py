@@ -281,6 +281,7 @@ class Experiment:
         self._write_settings(stage)
         peers = [s for s in self.stages if (s.group, s.target) == (stage.group, stage.target)]
         settings = {k: v for k, v in self._settings(stage).items() if k != "seed"}
+        settings["cohort"] = stage_settings.fingerprint(self.cohort, stage)
         return search.run(self, stage, [peer.seed for peer in peers], settings)
 
     def initial(

@@ -1,8 +1,9 @@
 """The loop of a sweep: fills the slots with members, until every member has been trained.
 
 Every call of the program is one evaluation period. Then each member that is due is evaluated; one
-that has stopped makes room for the next. When none waits and at most half of the slots train, the
-program is made smaller, so that nothing is computed for members that have stopped.
+that has stopped makes room for the next. When at most half of the slots train, because none waits
+or because more were under way than may train now, the program is made smaller, so that nothing is
+computed for members that have stopped.
 """
 
 import dataclasses
@@ -107,9 +108,10 @@ class _Running:
             "name": self.member.name,
             "stopping": self.stopping.to_json(),
             "step": self.step,
-            "losses": self.losses,
+            # Copies: these grow while they are written in the background.
+            "losses": list(self.losses),
             "metrics": self.metrics,
-            "history": self.history,
+            "history": list(self.history),
         }
 
 
@@ -130,7 +132,7 @@ def train_members(
     """Trains `members`, which share a batch size, until each has stopped.
 
     Args:
-        size: slots to start with; fewer where there are fewer members.
+        size: slots; fewer where there are fewer members, more where more were under way.
         devices: the number of slots is a multiple of them.
         finished: takes each result as soon as it is there.
         progress: takes the steps of the running members, and those trained since the last call.
@@ -146,6 +148,7 @@ def train_members(
     """
     size = min(_multiple(size, devices), _multiple(len(members), devices))
     slots, running, waiting = _begin(program, members, schedule, size, devices, underway)
+    slots = _fill(program, slots, running, waiting, members[0], schedule, size)
     while any(running):
         begun = [one.step if one else 0 for one in running]
         slots = _train_period(program, slots, running, members[0], schedule)
@@ -157,7 +160,7 @@ def train_members(
             finished(_result(running[position], parameters))
             running[position] = None
         progress(sum(one.step for one in running if one), trained)
-        slots = _fill(program, slots, running, waiting, members[0], schedule)
+        slots = _fill(program, slots, running, waiting, members[0], schedule, size)
         slots, running = _compacted(program, slots, running, devices)
         if any(running):
             stop = interrupted()
@@ -175,7 +178,7 @@ def _begin(
     devices: int,
     underway: Underway,
 ) -> tuple[Slots, list[_Running | None], deque[Member]]:
-    """Slots, at least `size` of them, who is in each, and who waits."""
+    """Slots, at least `size` of them, who is in each of those that goes on, and who waits."""
 
     def shapes(count: int) -> Slots:
         return program.shapes(_initial([None] * count), _hyper([None] * count, members[0]))
@@ -193,11 +196,10 @@ def _begin(
         else None
         for entry in saved
     ]
-    waiting = deque(unfinished.values())
     if more := max(size, _multiple(len(running), devices)) - len(running):
         slots = program.take(slots, np.array([*range(len(running)), *[0] * more]))
         running += [None] * more
-    return _fill(program, slots, running, waiting, members[0], schedule), running, waiting
+    return slots, running, deque(unfinished.values())
 
 
 def _continued(saved: Mapping[str, Any], member: Member, schedule: Schedule) -> _Running:
@@ -215,11 +217,13 @@ def _fill(
     waiting: deque[Member],
     example: Member,
     schedule: Schedule,
+    most: int,
 ) -> Slots:
-    """Puts members that wait into the slots of `running` that nobody has."""
+    """Puts members that wait into the slots of `running` that nobody has, until `most` train."""
     chosen = np.zeros(len(running), bool)
+    training = sum(one is not None for one in running)
     for position, one in enumerate(running):
-        if one is None and waiting:
+        if one is None and waiting and training + chosen.sum() < most:
             running[position] = _fresh(waiting.popleft(), schedule)
             chosen[position] = True
     if not chosen.any():

@@ -53,12 +53,17 @@ class Results:
         self._records = {Task(r["round"], r["point"], r["seed"]): r for r in self._read()}
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Raises ValueError where the folder holds a sweep with other settings."""
+        """Raises ValueError where the folder holds a sweep with other settings or records."""
         file = self.folder / "sweep.json"
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         if not file.is_file():
             write_atomically(file, text)
-        elif lines := stage_settings.changed(json.loads(file.read_text()), json.loads(text)):
+            return
+        before, now = json.loads(file.read_text()), json.loads(text)
+        if "cohort" not in before:
+            # Sweeps of earlier versions do not have it.
+            now.pop("cohort", None)
+        if lines := stage_settings.changed(before, now):
             raise ValueError(
                 f"{self.folder} holds a sweep with other settings: {'; '.join(lines)}. Use a new "
                 "--workdir, or delete the folder to search again"

@@ -11,8 +11,7 @@ chosen point are the stages `<stage>/<target>/<seed>`: their best parameters and
 `evaluate` and `report` look for those of any stage.
 
 A sweep that was stopped goes on with the members that have not finished. Those that were under way
-continue from where a signal found them; after a kill, from at most some minutes earlier
-(`underway.py`).
+continue from where a signal found them; after a kill, from some minutes earlier (`underway.py`).
 """
 
 import dataclasses
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from mmcl_jax.experiment import Experiment
 
 MEMBERS = 24  # side by side, where the settings do not say
+_UNDERWAY = "underway-{round}-{size}"
 
 
 def run(
@@ -100,7 +100,7 @@ class _Sweep:
         _, _, self._labels = self._build(stage)
         self._points = sweep_grid.points(sweep["grid"], self._labels)
         self._data = SweepData(experiment.cohort, stage, self._labels)
-        folder = experiment.run.make(f"sweep/{stage.group}/{stage.target}")
+        folder = experiment.run.make(f"sweep/{self._name}")
         self._results = Results(folder, self._points, stage.config["batch_size"])
         self._results.begin(settings)
         self._schedules: dict[int, Schedule] = {}  # by batch size
@@ -171,8 +171,15 @@ class _Sweep:
 
     def _train(self, tasks: Sequence[Task], todo: Sequence[Task], signals: SignalWatch) -> None:
         """Trains `todo`, those of `tasks` that are left, one batch size after another."""
-        if not todo:
-            return
+        if todo:
+            self._train_groups(tasks, todo, signals)
+        # A kill may have come between the last result and the removal.
+        for folder in self._results.folder.glob(_UNDERWAY.format(round=tasks[0].round, size="*")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _train_groups(
+        self, tasks: Sequence[Task], todo: Sequence[Task], signals: SignalWatch
+    ) -> None:
         groups: dict[int, list[Task]] = {}
         for task in todo:
             groups.setdefault(self._at(task).config["batch_size"], []).append(task)
@@ -221,7 +228,8 @@ class _Sweep:
             meter.finish(schedule.steps)
 
         round_name = tasks[0].round
-        with Underway(self._results.folder / f"underway-{round_name}-{size}") as underway:
+        folder = f"sweep/{self._name}/{_UNDERWAY.format(round=round_name, size=size)}"
+        with Underway(self._experiment.run.make(folder)) as underway:
             train_members(
                 program,
                 list(members.values()),
@@ -241,7 +249,7 @@ class _Sweep:
             return None
         return Interrupted(
             f"{meter.title} stopped by {signals.name}; {meter.finished} of {meter.members} "
-            "members have finished, and those under way are saved",
+            "members have finished; any under way are saved",
             signals.received,
         )
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from mmcl_jax.checkpoints import Checkpoints
+from mmcl_jax.retry import say
 from mmcl_jax.state import State
 from mmcl_jax.sweep.program import Slots
 
@@ -71,7 +72,11 @@ class Underway:
 
     def finish(self) -> None:
         """No member is under way any more."""
-        self._checkpoints.wait()
+        try:
+            self._checkpoints.wait()
+        except OSError as error:
+            # Nobody needs what could not be saved.
+            say(str(error))
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> "Underway":

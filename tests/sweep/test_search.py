@@ -249,6 +249,16 @@ def test_a_member_that_diverges_ends_alone(parts, together, tmp_path):
     assert relative(results[1].parameters[0], together[0][0].parameters[0]) < 1e-5
 
 
+@pytest.mark.slow
+def test_more_members_under_way_than_may_train_now(parts, together, tmp_path):
+    members = (*MEMBERS, MEMBERS[0], MEMBERS[3])
+    with pytest.raises(Interrupted):
+        side_by_side(parts, tmp_path, size=4, members=members, stop_after=1)
+    results, sizes = side_by_side(parts, tmp_path, size=1, members=members)
+    assert sizes == [4, 2, 2, 1, 1, 1, 1]
+    assert_close(results, [*together[0], together[0][0], together[0][3]])
+
+
 # --- a whole sweep ---------------------------------------------------------------------------
 
 
@@ -338,7 +348,7 @@ def test_a_sweep_that_was_interrupted_goes_on(swept, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(search.Meter, "update", stopping_at_once)
-        with pytest.raises(Interrupted, match="0 of 4 members have finished, and those under way"):
+        with pytest.raises(Interrupted, match="0 of 4 members have finished; any under way"):
             start(config, tmp_path).run_all(["finetune"])
     continued = []
 
@@ -357,6 +367,10 @@ def test_a_sweep_that_was_interrupted_goes_on(swept, tmp_path, monkeypatch):
     # As if it had been killed while it wrote the third.
     with (tmp_path / "sweep" / "finetune" / "CAD" / "results.jsonl").open("a") as file:
         file.write('{"round": "sea')
+    # And killed before it had removed the members of the first batch size.
+    (tmp_path / "sweep" / "finetune" / "CAD" / "underway-search-8" / "checkpoints").mkdir(
+        parents=True
+    )
     trained = []
 
     def counting(results, task, record):
@@ -371,6 +385,7 @@ def test_a_sweep_that_was_interrupted_goes_on(swept, tmp_path, monkeypatch):
     assert [(task.round, task.point) for task in trained] == [
         ("search", 2), ("search", 3), ("chosen", 1), ("chosen", 1),
     ]  # fmt: skip
+    assert list((tmp_path / "sweep" / "finetune" / "CAD").glob("underway*")) == []
     for one, other in zip(table(tmp_path), table(folder), strict=True):
         assert float(one.pop("best")) == pytest.approx(float(other.pop("best")), rel=1e-5)
         assert one == other
@@ -384,6 +399,16 @@ def test_a_finished_sweep_is_not_run_again(swept, monkeypatch):
     changed["stages"]["finetune"]["sweep"]["grid"]["rate"] = [1e-4]
     with pytest.raises(ValueError, match=r"other settings: stage.sweep.grid.rate: \["):
         start(changed, folder).run_all()
+
+
+def test_a_sweep_of_other_records_is_refused(tmp_path):
+    def begin(**cohort):
+        search.Results(tmp_path, [{"rate": 1e-3}], 8).begin({"stage": {}, "data": {}, **cohort})
+
+    begin(cohort="abc")
+    begin(cohort="abc")
+    with pytest.raises(ValueError, match="cohort: 'abc' then, 'def' now"):
+        begin(cohort="def")
 
 
 def test_another_grid_in_the_same_folder_is_refused(tmp_path):
