@@ -1,17 +1,23 @@
 """Where arrays are: the rules of splitting, and losses whose logits are split over devices."""
 
+import dataclasses
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmcl_jax.checkpoints import Checkpoints, load
 from mmcl_jax.objectives.clip import clip_loss
 from mmcl_jax.objectives.simclr import nt_xent
+from mmcl_jax.recipe import Recipe
 from mmcl_jax.sharding import make_mesh, place, replicate, shardings, to_host, whole
-from mmcl_jax.state import State
+from mmcl_jax.state import State, initialise, make_train_step
 
 SHAPES = {
     "kernel": (16, 24), "tall": (32, 8), "convolution": (3, 3, 8, 16), "odd": (7, 5),
@@ -106,6 +112,43 @@ def test_logits_of_a_large_batch_are_split_over_the_devices(loss):
     text = compiled.as_text()
     assert f"f32[{batch},{batch}]" not in text
     assert f"f32[{batch // devices},{batch}]" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip", "simclr"])
+def test_a_step_of_a_large_batch_compiles_in_bounded_memory(name):
+    batch, devices = 32_768, 8
+    mesh = make_mesh(jax.devices()[:devices])
+    objective, views = tiny.objective(name)
+    views = dataclasses.replace(views, mesh=mesh)
+    example = tiny.batch(2)
+    params, extra = initialise(objective, views, example, jax.random.key(0))
+    recipe = Recipe(objective, views, lambda _, hyper: optax.sgd(hyper["rate"]), {"rate": 0.1})
+    state = State(jnp.zeros((), jnp.int32), params, extra, optax.sgd(0.1).init(params))
+    placed = shardings(state, mesh, "replicate")
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("data"))
+
+    def shape(leaf, sharding, *leading):
+        return jax.ShapeDtypeStruct((*leading, *leaf.shape), leaf.dtype, sharding=sharding)
+
+    arguments = (
+        jax.tree.map(shape, state, placed),
+        {field: shape(values[0], split, batch) for field, values in example.items()},
+        shape(jax.random.key(0), everywhere),
+        {"rate": shape(np.float32(0), everywhere)},
+        {},
+    )
+    compiled = make_train_step(recipe, placed).lower(*arguments).compile()
+    arrays = re.findall(r"\b[fsuc](8|16|32|64)\[([\d,]+)\]", compiled.as_text())
+    shapes = [(tuple(map(int, numbers.split(","))), int(bits) // 8) for bits, numbers in arrays]
+    sizes = [(shape[0], math.prod(shape) * each) for shape, each in shapes]
+    # Nothing is larger than the frames of one device as float32, and of the whole batch there is
+    # nothing but what the losses compare.
+    frames = 4 * math.prod((batch // devices, *example["cmr"].shape[1:]))
+    assert max(size for _, size in sizes) == frames
+    assert max(size for rows, size in sizes if rows == batch) < frames / 50
+    assert compiled.memory_analysis().temp_size_in_bytes < 3 * frames
 
 
 @pytest.mark.parametrize("loss", [clip, simclr])
