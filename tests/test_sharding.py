@@ -115,7 +115,7 @@ def test_logits_of_a_large_batch_are_split_over_the_devices(loss):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["clip", "simclr"])
+@pytest.mark.parametrize("name", ["clip", pytest.param("simclr", marks=pytest.mark.nightly)])
 def test_a_step_of_a_large_batch_compiles_in_bounded_memory(name):
     batch, devices = 32_768, 8
     mesh = make_mesh(jax.devices()[:devices])
