@@ -2,6 +2,9 @@
 
 import json
 
+import jax
+import numpy as np
+import optax
 import tiny
 
 from mmcl_jax import default_config
@@ -47,3 +50,9 @@ def config_of(cohort_folder=None, grid=None, **fields):
         plain["data"]["path"] = str(cohort_folder)
         plain["data"]["preprocessing"] = cohorts.open_cohort(cohort_folder).settings
     return plain
+
+
+def relative(one, other) -> float:
+    """Norm of the difference of two trees, relative to that of the second."""
+    difference = optax.tree.norm(jax.tree.map(np.subtract, one, other))
+    return float(difference / optax.tree.norm(other))
