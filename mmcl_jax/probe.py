@@ -86,7 +86,7 @@ def run(
     if output is None:
         name = trained.stage.name.replace("/", "__")
         name += f"__{cohort.path.resolve().name}" if other_cohort else ""
-        name += "__shuffled_labels" if shuffle is not None else ""
+        name += f"__shuffled_labels_{shuffle}" if shuffle is not None else ""
         folder = experiment.run.make(f"probe/{name}")
     else:
         folder = output
@@ -116,12 +116,15 @@ def run(
         for file in set((folder / "predictions").glob("*.npz")) - written:
             # Of labels that were asked for before.
             file.unlink()
+    if shuffle is None and experiment.config["data"].get("shuffle_labels", False):
+        shuffle = experiment.config["seed"]
     content = {
         "stage": trained.stage.name,
         "id": trained.id,
         "cohort": str(cohort.path.resolve()),
         "other_cohort": other_cohort,
-        "shuffled": shuffle is not None or experiment.config["data"].get("shuffle_labels", False),
+        "shuffled": shuffle is not None,
+        "shuffle_seed": shuffle,
         "selection": options,
         "chosen": chosen,
     }
@@ -284,9 +287,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
     parser.add_argument(
-        "--shuffle-labels", action="store_true",
+        "--shuffle-labels", type=int, nargs="?", const=0, metavar="SEED",
         help="a leak test: training and validation records get each other's labels, so results on "
-        "the test split must be those of chance",
+        "the test split must be those of chance, in the mean over several seeds; default: 0",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=pathlib.Path, metavar="DIR", help="default: RUN/probe/STAGE"
@@ -309,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fraction=options.fraction,
             resamples=options.resamples,
             cohort=open_cohort(options.cohort) if options.cohort else None,
-            shuffle=0 if options.shuffle_labels else None,
+            shuffle=options.shuffle_labels,
             output=options.output,
         )
         print(", ".join(f"{name} {value}" for name, value in summary.items()))

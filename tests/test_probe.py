@@ -91,7 +91,7 @@ def test_shuffled_labels_bring_chance(experiment, cohort):
     found = []
     for seed in range(5):
         probe.run(experiment, labels=("CAD",), resamples=0, shuffle=seed)
-        rows = rows_of(experiment.run.path / "probe" / "mmcl__shuffled_labels")
+        rows = rows_of(experiment.run.path / "probe" / f"mmcl__shuffled_labels_{seed}")
         found.append(
             [
                 float(rows[f"mmcl {p}", "CAD", "test", "auroc"]["value"])
@@ -133,10 +133,15 @@ def test_command_line(experiment, monkeypatch, capsys):
     folder = experiment.run.path
     probe.main(["--run", f"{folder}:mmcl", "--labels", "CAD", "--resamples", "5"])
     assert (folder / "probe" / "mmcl" / "metrics.csv").is_file()
-    probe.main(["--run", str(folder), "--labels", "CAD", "--resamples", "5", "--shuffle-labels"])
-    assert (folder / "probe" / "mmcl__shuffled_labels" / "metrics.csv").is_file()
-    about = [json.loads(file.read_text()) for file in sorted(folder.glob("probe/mmcl*/probe.json"))]
-    assert [probe["shuffled"] for probe in about] == [False, True]
+    command = ["--run", str(folder), "--labels", "CAD", "--resamples", "5", "--shuffle-labels"]
+    probe.main(command)
+    probe.main([*command, "7"])
+    about = []
+    for name in ("mmcl", "mmcl__shuffled_labels_0", "mmcl__shuffled_labels_7"):
+        assert (folder / "probe" / name / "metrics.csv").is_file()
+        about.append(json.loads((folder / "probe" / name / "probe.json").read_text()))
+    assert [probe["shuffle_seed"] for probe in about] == [None, 0, 7]
+    assert [probe["shuffled"] for probe in about] == [False, True, True]
     assert not any(probe["other_cohort"] for probe in about)
     with pytest.raises(SystemExit) as stopped:
         probe.main(["--run", str(folder), "--labels", "HCM"])

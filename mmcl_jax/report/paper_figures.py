@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
+from jaxtyping import Float
 
 from mmcl_jax import figures as draw
 from mmcl_jax import similarity_figures
@@ -75,12 +76,11 @@ def similarity_section(results: Results, figures: Figures) -> Html:
     records = common(runs[name].cmr["record"].tolist() for name in reversed(names))[:_SUBJECTS]
     if not records:
         return paragraph(f"The maps of {', '.join(names)} show no record in common.")
-    rows = {}
-    for name in names:
-        place = {record: i for i, record in enumerate(runs[name].cmr["record"].tolist())}
-        chosen = [place[record] for record in records]
-        rows[method_name(name)] = runs[name].cmr["similarity"][chosen]
-        frames = runs[name].cmr["frames"][chosen]
+    maps = {name: _maps_of(runs[name], records) for name in names}
+    frames, _ = maps[names[-1]]
+    # Another cohort may have records of the same name, another crop shows other places.
+    other = [name for name in names if not _same_pictures(maps[name][0], frames)]
+    rows = {method_name(name): maps[name][1] for name in names if name not in other}
     figure = similarity_figures.cmr_similarity_of_methods(frames, rows, records)
     caption = (
         f"n = {len(records)} subjects. Cosine similarity (no unit, -1 to 1) between the ECG's "
@@ -88,6 +88,11 @@ def similarity_section(results: Results, figures: Figures) -> Html:
         "mid-phase frame; above each map its range. Qualitative: a high similarity is no proof of "
         "a cause."
     )
+    if other:
+        caption += (
+            f" Left out, because their frames of these subjects are not those of "
+            f"{method_name(names[-1])}: {', '.join(map(method_name, other))}."
+        )
     alt = f"Similarity over the CMR frames of {', '.join(records)} by {', '.join(rows)}"
     return figures.add("figure_6", figure, alt, caption)
 
@@ -128,6 +133,20 @@ def calibration_section(results: Results, figures: Figures) -> tuple[Html, list[
     header = ("target", "method", "Brier score", "ECE", "prevalence", "mean probability")
     grid = table((*header, "n", "seeds"), lines, numbers=range(2, 8))
     return join(paragraph(text), grid, *parts), bins
+
+
+def _maps_of(
+    run: Run, records: Sequence[str]
+) -> tuple[Float[np.ndarray, "N H W 3"], Float[np.ndarray, "N h w"]]:
+    """Frames and similarity maps of some records."""
+    place = {record: i for i, record in enumerate(run.cmr["record"].tolist())}
+    chosen = [place[record] for record in records]
+    return run.cmr["frames"][chosen], run.cmr["similarity"][chosen]
+
+
+def _same_pictures(one: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]) -> bool:
+    """But for rounding."""
+    return one.shape == other.shape and np.allclose(one, other, atol=0.01)
 
 
 def _low_data_panel(results: Results, target: str) -> drawings.LowDataPanel | None:

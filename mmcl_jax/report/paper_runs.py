@@ -100,7 +100,9 @@ def models(run: Run) -> Iterator[tuple[Key, Predictions]]:
             )
         if probe["other_cohort"]:
             continue
-        suffix = f" of {probe['stage']}" + (_SHUFFLED if probe["shuffled"] else "")
+        suffix = f" of {probe['stage']}"
+        if probe["shuffled"]:
+            suffix += f"{_SHUFFLED} (seed {probe.get('shuffle_seed', 0)})"
         for kind, name in _PROBES.items():
             key = Key(method, float(probe["selection"]["fraction"]), name + suffix)
             for file in sorted(about.parent.glob(f"predictions/{kind}__*.npz")):

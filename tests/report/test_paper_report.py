@@ -187,14 +187,17 @@ def test_companions_stay_out_of_the_tables(study, tmp_path):
         shutil.copytree(study / name, tmp_path / name)
     _probe(tmp_path / "mae", "mdm", fraction=0.5)
     _probe(tmp_path / "mae", "mmcl")
-    _probe(tmp_path / "mae", "mdm", folder="mdm__shuffled_labels", shuffled=True)
+    for seed in (0, 5):
+        folder = f"mdm__shuffled_labels_{seed}"
+        _probe(tmp_path / "mae", "mdm", folder=folder, shuffled=True, shuffle_seed=seed)
     _probe(tmp_path / "mae", "mdm", folder="mdm__elsewhere", other_cohort=True)
     _change_settings(tmp_path / "ours", data={"shuffle_labels": True})
     results = Results(find_runs([tmp_path]))
     keys = {
         Key("mae", 0.5, "linear probe of mdm"),
         Key("mae", 1.0, "linear probe of mmcl"),
-        Key("mae", 1.0, "linear probe of mdm, shuffled labels"),
+        Key("mae", 1.0, "linear probe of mdm, shuffled labels (seed 0)"),
+        Key("mae", 1.0, "linear probe of mdm, shuffled labels (seed 5)"),
         Key("mmcl", 1.0, "fine-tuned, shuffled labels"),
     }
     assert set(results.keys) == keys | {Key("mae")}
@@ -207,14 +210,14 @@ def test_companions_stay_out_of_the_tables(study, tmp_path):
         Results(find_runs([tmp_path]))
 
 
-def _probe(run, stage, *, folder="", fraction=1.0, shuffled=False, other_cohort=False):
+def _probe(run, stage, *, folder="", fraction=1.0, other_cohort=False, shuffled=False, **more):
     """What mmcl_jax.probe leaves: predictions, and what they are."""
     folder = run / "probe" / (folder or stage)
     (folder / "predictions").mkdir(parents=True)
     source = run / "evaluate" / "predictions" / "finetune__CAD__0.npz"
     shutil.copy(source, folder / "predictions" / "linear__CAD.npz")
     about = {"stage": stage, "selection": {"fraction": fraction}}
-    about |= {"shuffled": shuffled, "other_cohort": other_cohort}
+    about |= {"shuffled": shuffled, "other_cohort": other_cohort, **more}
     (folder / "probe.json").write_text(json.dumps(about))
 
 
@@ -353,3 +356,21 @@ def test_equal_inputs_give_equal_bytes(tmp_path):
         write_paper_report([tmp_path], output=tmp_path / name, resamples=5)
         files.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
     assert files[0] == files[1]
+
+
+def test_maps_over_other_frames_are_left_out(tmp_path):
+    """Record names alone do not tell that two runs show the same pictures."""
+    for name in ("mmcl", "mmcl_wo_mdm"):
+        write_method(tmp_path / name, name, 1.0, targets=("CAD",), maps=True)
+    left_out = "Left out, because their frames of these subjects are not those of"
+    page = write_paper_report([tmp_path], resamples=5).read_text()
+    assert left_out in page
+    drawn = r'Similarity over the CMR frames of [^"]* by ([^"]*)"'
+    assert re.search(drawn, page)[1] == "MMCL (ours)"
+    ours, other = (
+        tmp_path / run / "interpret" / "cmr_similarity.npz" for run in ("mmcl", "mmcl_wo_mdm")
+    )
+    np.savez(other, **{**np.load(other), "frames": np.load(ours)["frames"]})
+    page = write_paper_report([tmp_path], resamples=5).read_text()
+    assert left_out not in page
+    assert len(re.search(drawn, page)[1].split(", ")) == 2
