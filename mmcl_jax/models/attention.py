@@ -26,7 +26,7 @@ def self_attention(qkv: Float[Array, "B N 3 heads d"]) -> Float[Array, "B N head
         return jax.lax.platform_dependent(qkv, cpu=_one_example_at_a_time, default=_whole_batch)
     if jax.default_backend() == "cpu":
         return _one_example_at_a_time(qkv)
-    return _whole_batch(qkv, "cudnn" if _cudnn_serves(qkv) else None)
+    return _fused(qkv) if _cudnn_serves(qkv) else _whole_batch(qkv)
 
 
 class SelfAttention(nn.Module):
@@ -47,11 +47,33 @@ class SelfAttention(nn.Module):
         return proj(mixed.reshape(batch, count, width))
 
 
-def _whole_batch(
-    qkv: Float[Array, "B N 3 heads d"], implementation: str | None = None
+def _whole_batch(qkv: Float[Array, "B N 3 heads d"]) -> Float[Array, "B N heads d"]:
+    return jax.nn.dot_product_attention(*(qkv[:, :, i] for i in range(3)))
+
+
+def _fused(
+    qkv: Float[Array, "B N 3 heads d"], implementation: str = "cudnn"
 ) -> Float[Array, "B N heads d"]:
-    query, key, value = (qkv[:, :, i] for i in range(3))
-    return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+    """By cuDNN, which trains with even numbers of tokens: others get one more, that no one reads.
+
+    With a CLS token the encoder and the decoder have odd numbers.
+    """
+    count = qkv.shape[1]
+    if count % 2 == 0:
+        return jax.nn.dot_product_attention(
+            *(qkv[:, :, i] for i in range(3)), implementation=implementation
+        )
+    # Always `count`. Computed from qkv because jax maps the fused kernel over members of a sweep
+    # only where all of its arguments have the members' axis.
+    lengths = jnp.where(qkv[:, 0, 0, 0, 0] > 0, count, count).astype(jnp.int32)
+    qkv = jnp.pad(qkv, ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
+    mixed = jax.nn.dot_product_attention(
+        *(qkv[:, :, i] for i in range(3)),
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation=implementation,
+    )
+    return mixed[:, :count]
 
 
 @jax.custom_vjp

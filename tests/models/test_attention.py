@@ -44,6 +44,35 @@ def test_cudnn_is_used_where_it_serves(monkeypatch, dtype, width, version, capab
     assert attention_file._cudnn_serves(jnp.zeros((1, 1, 1, width), dtype)) is served
 
 
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_token_more_changes_nothing(count):
+    qkv = np.random.default_rng(0).normal(size=(3, count, 3, 2, 4)).astype(np.float32)
+
+    def loss(function):
+        return lambda qkv: jnp.sin(function(qkv)).sum()
+
+    ours = jax.value_and_grad(loss(lambda x: attention_file._fused(x, "xla")))(qkv)
+    expected = jax.value_and_grad(loss(attention_file._whole_batch))(qkv)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, expected)
+
+
+@pytest.mark.parametrize("members", [(), (3,)])
+@pytest.mark.parametrize("count", [60, 61, 301])
+def test_cudnn_trains_with_any_number_of_tokens(monkeypatch, count, members):
+    """Lowered for a GPU, with the probes of its version answered: nothing is compiled or run."""
+    kernels = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(kernels, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(kernels, "check_cudnn_version", lambda: 91200)
+    monkeypatch.setattr(kernels, "is_cuda_compute_capability_equal", lambda capability: False)
+    step = jax.grad(lambda qkv: jnp.square(attention_file._fused(qkv).astype(jnp.float32)).sum())
+    for _ in members:
+        step = jax.vmap(step)
+    qkv = jax.ShapeDtypeStruct((*members, 4, count, 3, 6, 64), jnp.bfloat16)
+    program = jax.jit(step).trace(qkv).lower(lowering_platforms=("cuda",)).as_text()
+    assert "cudnn$fmhaSoftmax" in program
+    assert "cudnn$fmhaSoftmaxBackward" in program
+
+
 def test_half_precision_keeps_its_dtype_and_stays_close():
     inputs = [jnp.asarray(x, jnp.bfloat16) for x in _inputs()]
     ours = attention(*inputs)
