@@ -266,7 +266,7 @@ def test_the_configuration_of_the_paper_shares_what_can_be_shared(tmp_path):
         ("", 12 + 8 + 16, 2 * [3e-5, 1e-4, 3e-4, 1e-3]),
         ("demo", 14 + 3, [1e-3, 3e-4, 1e-3]),
         ("sweep,demo", 14 + 3, [1e-3, 3e-4, 1e-3]),
-        ("study", 5 + 4, [1e-3, 1e-3]),
+        ("study", 12 + 4, [1e-3, 1e-3]),
         ("few", 4 + 4, [1e-3, 1e-3]),
         ("reference,bfloat16", 12 + 8 + 16, 2 * [3e-5, 1e-4, 3e-4, 1e-3]),
     ):
