@@ -8,7 +8,8 @@ configs/mmcl.py, whose settings hold wherever this file says nothing else:
 
     baselines.py:byol,demo       small models and a small synthetic cohort, on two CPU cores
     baselines.py:byol,reference  the settings of the published code, where they differ
-    baselines.py:byol,bfloat16   computes in bfloat16
+    baselines.py:byol,bfloat16   computes in bfloat16, on a CPU too
+    baselines.py:byol,float32    computes in float32, on GPUs and TPUs too
     baselines.py:byol,sweep      the grid search of fine-tuning
 
 A stage that another run holds already need not be trained again:
@@ -33,7 +34,7 @@ BASELINES = {
     "cmr_mmcl": "the CMR encoder of MMCL, fine-tuned on CMR",
     "cmr_mmcl_wo_mdm": "the CMR encoder of MMCL without MDM, fine-tuned on CMR",
 }
-WORDS = ("demo", "reference", "bfloat16", "sweep")
+WORDS = ("demo", "reference", "bfloat16", "float32", "sweep")
 
 # --- IV-D.1 Contrastive baselines --------------------------------------------------------------
 # tau, rates and weight decays are the paper's; projectors are those of the published code.

@@ -13,7 +13,9 @@ Arguments, combined with a comma:
 
     mmcl.py:demo       every stage on a small synthetic cohort with small models, on two CPU cores
     mmcl.py:reference  the settings behind the published weights, where they differ from the paper
-    mmcl.py:bfloat16   computes in bfloat16; parameters, norms, softmax and losses stay float32
+    mmcl.py:bfloat16   computes in bfloat16; parameters, norms, softmax and losses stay float32.
+                       By itself it does on TPUs and on NVIDIA GPUs since Ampere
+    mmcl.py:float32    computes in float32 there too
     mmcl.py:sweep      the grid search of fine-tuning, for each target, then five seeds of the best
 """
 
@@ -25,6 +27,7 @@ ARGUMENTS = {
     "demo": "small models and a small synthetic cohort, minutes on two CPU cores",
     "reference": "the settings behind the published weights, where they differ from the paper",
     "bfloat16": "computes in bfloat16, with float32 parameters, norms, softmax and losses",
+    "float32": "computes in float32 on GPUs and TPUs too",
     "sweep": "fine-tuning searches the paper's grid for each target, then trains the best point",
 }
 PHENOTYPES = ("LV", "RV", "WT", "Ecc", "Err")
@@ -43,14 +46,14 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         "ecg_encoder": {
             "name": "vit", "width": 384, "depth": 3, "heads": 6, "patch": (1, 100), "samples": 2500,
             "positions": "sincos", "pool": "global", "drop_path": 0.0, "fc_norm_twice": False,
-            "dtype": "float32",
+            "dtype": "auto",
         },
         "decoder": {
             "name": "mae_decoder", "width": 256, "depth": 2, "heads": 8, "patch": (1, 100),
-            "samples": 2500, "dtype": "float32",
+            "samples": 2500, "dtype": "auto",
         },
         "cmr_encoder": {
-            "name": "resnet", "depth": 50, "width": 64, "rematerialise": False, "dtype": "float32",
+            "name": "resnet", "depth": 50, "width": 64, "rematerialise": False, "dtype": "auto",
         },
         # One hidden layer of size 512, shared latent space of 128 dimensions.
         "ecg_projector": {"name": "projector", "hidden": 512, "out": 128},
@@ -185,10 +188,12 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             "seeds": (),
             "members": 24,
         }
-    if "bfloat16" in words:
+    if {"bfloat16", "float32"} <= words:
+        raise ValueError("bfloat16 and float32 exclude one another: name one of them")
+    for dtype in words & {"bfloat16", "float32"}:
         for tower in set(config.models) - {"head"}:
             with config.ignore_type(), config.unlocked():
-                config.models[tower].dtype = "bfloat16"
+                config.models[tower].dtype = dtype
     if "reference" in words:
         _use_reference_settings(config)
     if "demo" in words:

@@ -14,7 +14,8 @@ Arguments, combined with a comma:
     paper.py:few        like study: more recordings to pre-train on, 10 and 1 % of the labels
     paper.py:sweep      searches the paper's grid of fine-tuning first, for each method and target
     paper.py:reference  the settings behind the published weights, where they differ
-    paper.py:bfloat16   computes in bfloat16
+    paper.py:bfloat16   computes in bfloat16, on a CPU too
+    paper.py:float32    computes in float32, on GPUs and TPUs too
 """
 
 from collections.abc import Iterable
@@ -31,9 +32,10 @@ ARGUMENTS = {
     "sweep": "searches the paper's grid of fine-tuning first, for each method and target",
     "reference": "the settings behind the published weights, where they differ from the paper",
     "bfloat16": "computes in bfloat16, with float32 parameters, norms, softmax and losses",
+    "float32": "computes in float32 on GPUs and TPUs too",
 }
 # Handed on to the configuration of each run; the others are sizes, of which there can be one.
-SETTINGS = {"sweep", "reference", "bfloat16"}
+SETTINGS = {"sweep", "reference", "bfloat16", "float32"}
 # In the order in which they are run: an earlier method trains what a later one shares.
 METHODS = (
     "tabular", "supervised", "mae", "simclr", "clocs", "byol", "barlow_twins", "mmcl_wo_mdm",

@@ -23,11 +23,11 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config.models = {
         "ecg_encoder": {
             "name": "vit", "width": 384, "depth": 3, "heads": 6, "patch": (1, 100), "samples": 2500,
-            "positions": "sincos", "pool": "global", "drop_path": 0.0, "dtype": "float32",
+            "positions": "sincos", "pool": "global", "drop_path": 0.0, "dtype": "auto",
         },
         "decoder": {
             "name": "mae_decoder", "width": 256, "depth": 2, "heads": 8, "patch": (1, 100),
-            "samples": 2500, "dtype": "float32",
+            "samples": 2500, "dtype": "auto",
         },
         "head": {"name": "head"},
     }  # fmt: skip

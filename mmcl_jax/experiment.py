@@ -227,13 +227,15 @@ class Experiment:
             return pipeline.train_batches(
                 cohort, "train", rows, seed=order_seed, start_step=start_step,
                 workers=recordings.workers, cache=recordings.caches.get("train"),
-                without=recordings.unreadable.get("train", ()), **common, **shards,
+                without=recordings.unreadable.get("train", ()), batch_size=batch_size,
+                **common, **shards,
             )  # fmt: skip
 
         def eval_batches():
             return pipeline.eval_batches(
                 cohort, "val", val_rows, cache=recordings.caches.get("val"),
-                without=recordings.unreadable.get("val", ()), **common, **shards,
+                without=recordings.unreadable.get("val", ()), batch_size=evaluation_size,
+                **common, **shards,
             )  # fmt: skip
 
         print(
@@ -244,6 +246,7 @@ class Experiment:
         (example,) = pipeline.eval_batches(
             cohort, "val", val_rows[:2], fields=fields, labels=names, batch_size=2
         )
+        evaluation_size = stages.evaluation_batch_size(stage, objective, example, len(val_rows))
         params, extra = self.initial(stage, objective, views, example)
         self._write_settings(stage)
         recipe = stages.recipe(stage, objective, views, schedule)
@@ -251,10 +254,11 @@ class Experiment:
             step=np.zeros((), np.int32),
             params=params,
             extra=extra,
-            optimizer_state=recipe.optimizer(params, recipe.hyper).init(params),
+            # One program instead of one for each shape.
+            optimizer_state=jax.jit(recipe.optimizer(params, recipe.hyper).init)(params),
         )
         recordings = self.recordings.of(cohort, {"train": rows, "val": val_rows}, fields)
-        common = {"fields": recordings.fields, "labels": names, "batch_size": batch_size}
+        common = {"fields": recordings.fields, "labels": names}
         with checkpoints.Checkpoints(self.run.stage(stage.name)) as saved:
             summary = train(
                 self.run,

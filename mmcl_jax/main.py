@@ -48,6 +48,9 @@ CACHE = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> int:
+    # JAX takes 75 % of a GPU's memory otherwise, and full-size MMCL may need more of an A40's.
+    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its former name
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.92")
     # Not above: the program may start again first (see below), and --help needs none of it.
     import jax
 

@@ -6,6 +6,7 @@ A training stage with `targets` and `seeds` stands for one stage per target and 
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from mmcl_jax.augment.views import Views
 from mmcl_jax.data import pipeline
 from mmcl_jax.data.cohort import Cohort
 from mmcl_jax.data.targets.labels import PHENOTYPES, Label
+from mmcl_jax.objectives.base import Batch, Objective
 from mmcl_jax.port import ported
 from mmcl_jax.recipe import Hyper, Recipe
 from mmcl_jax.sharding import check_batch_size, make_mesh
@@ -29,6 +31,8 @@ from mmcl_jax.train import Schedule
 
 # Settings of the optimiser that make the learning rate.
 _RATE_SETTINGS = ("rate", "base_rate", "schedule", "warmup_epochs")
+# Of a validation batch.
+_EVALUATION_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,6 +297,26 @@ def learning_rate(stage: Stage, schedule: Schedule) -> optim.Schedule:
     """Learning rate by step, for the log. Raises ValueError as `recipe` does."""
     length = _length(stage.config["optimizer"], schedule)
     return optim.schedule(base=_peak(stage, schedule), **length)
+
+
+def evaluation_batch_size(stage: Stage, objective: Objective, batch: Batch, rows: int) -> int:
+    """Rows of a batch of the validation split.
+
+    Those of training where the loss compares rows with each other. Else about 256, or those of
+    training where they are more: a batch of fine-tuning is too small to keep an accelerator busy.
+    The split is parted evenly, so that little is padding.
+
+    Args:
+        batch: any one.
+        rows: of the split.
+    """
+    size = stage.config["batch_size"]
+    if objective.weight(batch) is None:
+        return size
+    count = -(-rows // max(size, _EVALUATION_ROWS))
+    # Whole parts for each device, and 8 rows on a CPU (see `state`).
+    multiple = math.lcm(8, jax.device_count())
+    return -(-rows // (count * multiple)) * multiple
 
 
 def _length(settings: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:

@@ -293,6 +293,20 @@ def evaluate(
     count = 0.0
     gathered: list[tuple[dict, dict]] = []
     params, extra = whole((state.params, state.extra))
+
+    def collect(found: tuple[dict, dict, dict]) -> None:
+        nonlocal count
+        metrics, outputs, labels = to_host(found)
+        valid = labels["valid"] > 0
+        gathered.append(
+            ({k: v[valid] for k, v in outputs.items()}, {k: v[valid] for k, v in labels.items()})
+        )
+        count += float(valid.sum())
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, 0.0) + float(value) * float(valid.sum())
+
+    # A batch is on the device while the host waits for the one before.
+    waiting: list[tuple[dict, dict, dict]] = []
     for batch in batches:
         if stop():
             return {}
@@ -301,14 +315,10 @@ def evaluate(
         metrics, outputs = eval_step(params, extra, on_device, resident)
         known = ("labels", "label_valid", "valid", "index")
         labels = {name: on_device[name] for name in known if name in batch}
-        metrics, outputs, labels = to_host((metrics, outputs, labels))
-        valid = labels["valid"] > 0
-        gathered.append(
-            ({k: v[valid] for k, v in outputs.items()}, {k: v[valid] for k, v in labels.items()})
-        )
-        count += float(valid.sum())
-        for name, value in metrics.items():
-            totals[name] = totals.get(name, 0.0) + float(value) * float(valid.sum())
+        waiting.append((metrics, outputs, labels))
+        if len(waiting) > 1:
+            collect(waiting.pop(0))
+    collect(waiting.pop())
     outputs, labels = (
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for parts in zip(*gathered, strict=True)

@@ -9,6 +9,8 @@ import tempfile
 import jax
 import pytest
 
+# Also where there is a GPU: it multiplies float32 in TF32, and is one device.
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -1,5 +1,7 @@
 """bfloat16 trains as float32 does: only the computation between parameters and loss is rounded."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 import tiny
 
+from mmcl_jax import models
 from mmcl_jax.recipe import Recipe
 from mmcl_jax.state import State, initialise, make_train_step
 
@@ -38,3 +41,22 @@ def losses(name, dtype):
         state, metrics = step(state, batch, jax.random.key(1), {}, {})
         found.append(metrics["loss"])
     return np.asarray(jax.device_get(found), np.float64)
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "capability", "expected"),
+    [
+        ("cpu", "", "", "float32"),
+        ("tpu", "", "", "bfloat16"),
+        ("gpu", "PJRT CUDA 12.9", "8.6", "bfloat16"),
+        ("gpu", "PJRT CUDA 12.9", "7.5", "float32"),
+        ("gpu", "ROCm 6", "gfx90a", "float32"),
+    ],
+)
+def test_automatic_dtype(monkeypatch, backend, version, capability, expected):
+    client = types.SimpleNamespace(platform_version=version)
+    device = types.SimpleNamespace(client=client, compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert models.build({"name": "vit", "dtype": "auto"}).dtype == expected
+    assert models.build({"name": "vit", "dtype": "float32"}).dtype == "float32"

@@ -33,3 +33,11 @@ def test_ptbxl_recipe_on_real_recordings(recordings, tmp_path):
     found = {row["target"] for row in rows(folder) if row["metric"] == "auroc" and row["value"]}
     assert found == {"NORM", "MI", "STTC", "CD", "HYP"}
     assert "Synthetic cohort" not in (folder / "report" / "index.html").read_text()
+
+
+def test_half_precision_is_chosen_by_the_device_or_by_name():
+    for words, dtype in (("", "auto"), ("bfloat16", "bfloat16"), ("float32,demo", "float32")):
+        found = read_config("mmcl", words).models
+        assert {found[name].dtype for name in ("ecg_encoder", "decoder", "cmr_encoder")} == {dtype}
+    with pytest.raises(ValueError, match="name one of them"):
+        read_config("baselines", "byol,float32,bfloat16")

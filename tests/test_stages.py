@@ -127,3 +127,16 @@ def test_settings_are_checked_before_anything_is_trained(fields, message):
     broken = dataclasses.replace(second, config={**second.config, **fields})
     with pytest.raises(ValueError, match=message):
         stages.check(broken, [first])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rows", "expected"),
+    [(8, 6007, 256), (8, 400, 200), (8, 5, 8), (32, 257, 136), (768, 1000, 504)],
+)
+def test_a_validation_batch_keeps_an_accelerator_busy(batch_size, rows, expected):
+    """8 devices; one of fine-tuning holds 8 to 32 rows."""
+    stage = stages.expand(config(batch_size=batch_size))[1]
+    objective, _ = tiny.objective("supervised")
+    assert stages.evaluation_batch_size(stage, objective, tiny.batch(2), rows) == expected
+    contrastive, _ = tiny.objective("clip")
+    assert stages.evaluation_batch_size(stage, contrastive, tiny.batch(2), rows) == batch_size

@@ -37,6 +37,7 @@ BENCHES = {
     "sweep": "sweep_rate",
     "collectives": "collectives",
 }
+_ERRORS = (ValueError, OSError, ImportError, RuntimeError)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "timm", "torchvision")
 
 
@@ -46,16 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # PyTorch and the fresh processes of `compile` use the same device and need memory of their own.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
-        _run(parsed)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        failed = _run(parsed)
+    except _ERRORS as error:
+        print(f"error: {_in_one_line(error)}", file=sys.stderr)
         return 1
-    return 0
+    for name, why in failed.items():
+        print(f"error: {name}: {why}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _run(parsed: argparse.Namespace) -> None:
+def _in_one_line(error: Exception) -> str:
+    if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
+        raise error
+    return " ".join(str(error).split())
+
+
+def _run(parsed: argparse.Namespace) -> dict[str, str]:
+    """Why benches failed, by name: one may need a package, or memory, that others do not."""
     import jax
 
     from mmcl_jax.bench.options import Options
@@ -83,14 +91,21 @@ def _run(parsed: argparse.Namespace) -> None:
         "names": names, "batches": options.batches, "dtype": options.dtype,
         "rounds": options.rounds, "peer": options.peer, "size": options.size,
     }  # fmt: skip
+    result["failed"] = failed = {}
     for name in names:
-        bench = importlib.import_module(f"mmcl_jax.bench.{BENCHES[name]}")
-        rows = bench.run(name, options)
-        print(f"\n{name}\n{bench.table(rows)}", flush=True)
-        result["benches"][name] = rows
+        try:
+            bench = importlib.import_module(f"mmcl_jax.bench.{BENCHES[name]}")
+            rows = bench.run(name, options)
+        except _ERRORS as error:
+            failed[name] = _in_one_line(error)
+            print(f"\n{name} failed", flush=True)
+        else:
+            print(f"\n{name}\n{bench.table(rows)}", flush=True)
+            result["benches"][name] = rows
         if parsed.json:
             # After every bench: what was measured stays when a later one fails.
             parsed.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return failed
 
 
 def _names(wanted: Sequence[str]) -> list[str]:

@@ -30,8 +30,9 @@ def matmul(dtype: str, size: str = "full") -> Ceiling:
     rows, inner, columns = (4096, 1024, 1024) if jax.default_backend() == "cpu" else (8192,) * 3
     if size == "tiny":
         rows, inner, columns = 64, 64, 64
-    left = jnp.ones((rows, inner), dtype)
-    right = jnp.ones((inner, columns), dtype)
+    # Random: what a GPU multiplies decides what power it draws, and so its clock.
+    left = jax.random.normal(jax.random.key(0), (rows, inner), dtype)
+    right = jax.random.normal(jax.random.key(1), (inner, columns), dtype)
     product = jax.jit(lambda left, right: left @ right)
 
     def run(count: int) -> None:

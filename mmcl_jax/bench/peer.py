@@ -168,6 +168,8 @@ class Runner:
         model = build(name, spec).to(self._device)
         if cuda and hasattr(model, "cmr_encoder"):
             model.cmr_encoder.to(memory_format=torch.channels_last)
+            # XLA tries its convolutions too.
+            torch.backends.cudnn.benchmark = True
         self._training = name != "embed"
         model.train(self._training)
         self._batch = inputs(name, spec, batch_size, self._device)

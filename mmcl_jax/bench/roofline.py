@@ -9,7 +9,7 @@ import collections
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ _DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 # Their time is that of the instructions within.
 _CONTAINERS = ("while", "call", "conditional")
+_UNKNOWN = ("not attributed", "other", "kernel", "")
 _STEPS = ("mdm", "finetune", "mmcl", "embed")
 
 
@@ -93,17 +94,16 @@ def _profile(name: str, batch_size: int, options: Options) -> dict[str, Any]:
     step = steps.build(name, batch_size, options.dtype, options.size)
     runner = steps.Runner(step)
     known = instructions(runner.compiled.as_text())
+    # The names of kernels have no dots.
+    known |= {name.replace(".", "_"): instruction for name, instruction in known.items()}
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.profile or pathlib.Path(scratch)
         file = tracing.trace(runner.run, folder / f"roofline-{name}-{batch_size}")
         spent: dict[tuple[str, ...], float] = collections.defaultdict(float)
         for instruction, nanoseconds in events(file):
-            kind, result, source = known.get(instruction, ("", "", ""))
-            if kind and kind not in _CONTAINERS:
-                direction, module = place(source)
-                kind = _fusion_kind(instruction) if kind == "fusion" else kind
-                spent[module, direction, kind, result] += nanoseconds / 1e6 / tracing.STEPS
-    if not spent:
+            if group := _group(instruction, known):
+                spent[group] += nanoseconds / 1e6 / tracing.STEPS
+    if set(spent) <= {_UNKNOWN}:
         raise ValueError(f"{name}: the profile names none of the program's instructions")
     passes: dict[str, float] = collections.defaultdict(float)
     for (_, direction, _, _), ms in spent.items():
@@ -141,6 +141,19 @@ def events(file: pathlib.Path) -> Iterator[tuple[str, float]]:
                     # A kernel's own name says nothing; the instruction is among its statistics.
                     name = dict(event.stats).get("hlo_op", name)
                 yield str(name), event.duration_ns
+
+
+def _group(
+    instruction: str, known: Mapping[str, tuple[str, str, str]]
+) -> tuple[str, str, str, str] | None:
+    """(module, pass, kind, result) of an event, None where it is no time of its own."""
+    kind, result, source = known.get(instruction, ("", "", ""))
+    if not kind or kind in _CONTAINERS:
+        # On a GPU an event is a kernel, also one that the profile gives to a graph of kernels. A
+        # CPU's profile has events of the host.
+        return _UNKNOWN if jax.default_backend() == "gpu" else None
+    direction, module = place(source)
+    return module, direction, _fusion_kind(instruction) if kind == "fusion" else kind, result
 
 
 def _fusion_kind(instruction: str) -> str:

@@ -29,8 +29,9 @@ from mmcl_jax.progress import Progress
 from mmcl_jax.sharding import make_mesh, replicate
 
 POLICIES = ("auto", "always", "never")
-# Part of the free memory that recordings may take by themselves; the rest is for the step.
-SHARE = 0.4
+# Part of the free memory that recordings may take by themselves, on the device and in RAM. The rest
+# is for the step, whose temporary arrays can take tens of gigabytes.
+SHARES = {"resident": 0.25, "cache": 0.4}
 _CHUNK = 64  # records that a thread reads at a time
 _PATIENCE = 3.0  # seconds of reading before it is worth a line
 
@@ -174,8 +175,8 @@ class Recordings:
             return False, f"{jax.process_count()} processes"
         available = free()
         if policy == "auto":
-            share = f"{100 * SHARE:.0f} % of the {_gigabytes(available)} free"
-            return need <= SHARE * available, f"{place}: more than {share}"
+            share = f"{100 * SHARES[name]:.0f} % of the {_gigabytes(available)} free"
+            return need <= SHARES[name] * available, f"{place}: more than {share}"
         if need > available:
             raise ValueError(
                 f"data.{name} is 'always', but the recordings need {need:,} bytes and the {place} "
@@ -233,7 +234,11 @@ def device_memory(free_memory: Callable[[], int] = available_memory) -> int:
     pass through counts too.
     """
     stats = [device.memory_stats() for device in jax.local_devices()]
-    free = [found["bytes_limit"] - found["bytes_in_use"] for found in stats if found]
+    free = [
+        found["bytes_limit"] - found["bytes_in_use"]
+        for found in stats
+        if found and "bytes_limit" in found
+    ]
     return min([*free, free_memory()])
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 from flax import linen as nn
 
+from mmcl_jax.models import precision
+
 
 def build(spec: Mapping[str, Any]) -> nn.Module:
     """Makes the network that a config names.
 
     Args:
         spec: 'name' is a file of this folder that defines `Model`; the rest are fields of that
-            `Model`. Lists become tuples.
+            `Model`. Lists become tuples; dtype 'auto' is that of `precision`.
 
     Raises:
         ValueError: no 'name', no such network, or a field that the network does not have.
@@ -28,6 +30,8 @@ def build(spec: Mapping[str, Any]) -> nn.Module:
     unknown = sorted(set(fields) - set(known))
     if unknown:
         raise ValueError(f"models: {name} has no field {unknown}; its fields are {known}")
+    if "dtype" in fields:
+        fields["dtype"] = precision.resolve(fields["dtype"])
     return network(**{key: _to_tuple(value) for key, value in fields.items()})
 
 

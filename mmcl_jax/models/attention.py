@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mmcl_jax.models.dense import Dense, Initializer
+from mmcl_jax.models.precision import is_ampere_or_newer
 
 
 def self_attention(qkv: Float[Array, "B N 3 heads d"]) -> Float[Array, "B N heads d"]:
@@ -165,11 +166,9 @@ def _logits(
 
 def _cudnn_serves(qkv: Array) -> bool:
     """Whether cuDNN's fused kernel takes these: half precision, small heads, Ampere or newer."""
-    device = jax.devices()[0]
     return (
         qkv.dtype in (jnp.bfloat16, jnp.float16)
         and qkv.shape[-1] % 8 == 0
         and qkv.shape[-1] <= 128
-        and "cuda" in device.client.platform_version.lower()
-        and float(device.compute_capability) >= 8.0
+        and is_ampere_or_newer()
     )

@@ -55,7 +55,9 @@ class Model(nn.Module):
         hidden_shape = (len(latent), 1 + count - latent.shape[1], self.width)
         hidden = jnp.broadcast_to(mask_token.astype(dtype), hidden_shape)
         shuffled = jnp.concatenate([embedded[:, 1:], hidden], axis=1)
-        patches = jnp.take_along_axis(shuffled, restore[:, :, None], axis=1)
+        # Each place is read once, so the gradient needs no atomic additions on a GPU.
+        record = jnp.arange(len(latent))[:, None]
+        patches = shuffled.at[record, restore].get(mode="promise_in_bounds", unique_indices=True)
         tokens = jnp.concatenate([embedded[:, :1], patches], axis=1) + pos_embed.astype(dtype)
 
         for i in range(self.depth):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from mmcl_jax.bench import __main__ as command
@@ -66,6 +67,19 @@ def test_preparation_and_profile(capsys, tmp_path):
     assert list(tmp_path.rglob("*.trace.json.gz"))
 
 
+def test_benches_that_fail_do_not_end_the_others(monkeypatch, capsys, tmp_path):
+    """Data libraries may be absent, memory may not suffice."""
+    monkeypatch.setitem(sys.modules, "mmcl_jax.bench.input_rate", None)
+    arguments = ["input", "memory", "--size", "tiny", "--json", str(tmp_path / "bench.json")]
+    assert command.main(arguments) == 1
+    printed = capsys.readouterr()
+    assert "input failed" in printed.out
+    assert printed.err.startswith("error: input: ")
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert list(written["benches"]) == ["memory"]
+    assert "input_rate" in written["failed"]["input"]
+
+
 def test_every_bench_has_its_functions():
     import importlib
 
@@ -112,3 +126,16 @@ def test_instructions_of_a_program():
     found = roofline.instructions(program)
     assert found["dot.3"] == ("dot", "f32[8,4]", "jit(f)/dot_general")
     assert found["fusion.1"] == ("fusion", "(f32[2], s32[])", "")
+
+
+def test_a_kernel_of_unknown_origin_counts_on_a_gpu(monkeypatch):
+    known = {
+        "dot.3": ("dot", "f32[8]", "jit(f)/jvp(O)/head/dot_general"),
+        "call.1": ("call", "", ""),
+    }
+    assert roofline._group("dot.3", known) == ("head", "forward", "dot", "f32[8]")
+    assert roofline._group("call.1", known) is roofline._group("python", known) is None
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert (
+        roofline._group("call.1", known)[0] == roofline._group("nccl", known)[0] == "not attributed"
+    )

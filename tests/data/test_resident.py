@@ -56,7 +56,7 @@ def recordings(free_device=PLENTY, free_memory=PLENTY, **policies):
         (
             {"free_device": 2 * NEED},
             "memory",
-            "stay in memory once read: 24 records, 0.01 GB (device: more than 40 % of the 0.01 GB",
+            "stay in memory once read: 24 records, 0.01 GB (device: more than 25 % of the 0.01 GB",
         ),
         ({"resident": "never"}, "memory", "in memory once read: 24 records, 0.01 GB (data.resi"),
         ({"resident": "never", "cache": "always", "free_memory": NEED}, "memory", "once read"),
@@ -114,7 +114,7 @@ def test_several_processes_stream(cohort, rows, capsys, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(distributed, "processes_here", lambda: 2)
     for fits, room in ((True, 2.1), (False, 1.9)):
-        found = recordings(free_memory=int(room * NEED / resident.SHARE))
+        found = recordings(free_memory=int(room * NEED / resident.SHARES["cache"]))
         assert bool(found.of(cohort, rows, ("ecg",)).caches) is fits
         assert "(2 processes" in capsys.readouterr().out
     with pytest.raises(ValueError, match="not supported with 2 processes"):
