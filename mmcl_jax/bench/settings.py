@@ -9,14 +9,14 @@ from typing import Any
 _VIT = {
     "name": "vit", "width": 384, "depth": 3, "heads": 6, "patch": (1, 100), "samples": 2500,
     "positions": "sincos", "pool": "global", "drop_path": 0.0, "fc_norm_twice": False,
-    "dtype": "float32",
+    "dtype": "auto",
 }  # fmt: skip
 _DECODER = {
     "name": "mae_decoder", "width": 256, "depth": 2, "heads": 8, "patch": (1, 100),
-    "samples": 2500, "dtype": "float32",
+    "samples": 2500, "dtype": "auto",
 }  # fmt: skip
 _RESNET = {
-    "name": "resnet", "depth": 50, "width": 64, "rematerialise": False, "dtype": "float32",
+    "name": "resnet", "depth": 50, "width": 64, "rematerialise": False, "dtype": "auto",
 }  # fmt: skip
 _PROJECTOR = {"name": "projector", "hidden": 512, "out": 128}
 _ECG_VIEW = {
