@@ -250,13 +250,9 @@ class Experiment:
         params, extra = self.initial(stage, objective, views, example)
         self._write_settings(stage)
         recipe = stages.recipe(stage, objective, views, schedule)
-        state = State(
-            step=np.zeros((), np.int32),
-            params=params,
-            extra=extra,
-            # One program instead of one for each shape.
-            optimizer_state=jax.jit(recipe.optimizer(params, recipe.hyper).init)(params),
-        )
+        # Compiled as one program, not as one for each shape.
+        init = jax.jit(recipe.optimizer(params, recipe.hyper).init)
+        state = State(np.zeros((), np.int32), params, extra, init(params))
         recordings = self.recordings.of(cohort, {"train": rows, "val": val_rows}, fields)
         common = {"fields": recordings.fields, "labels": names}
         with checkpoints.Checkpoints(self.run.stage(stage.name)) as saved:

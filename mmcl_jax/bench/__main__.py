@@ -49,14 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         failed = _run(parsed)
     except _ERRORS as error:
-        print(f"error: {_in_one_line(error)}", file=sys.stderr)
+        print(f"error: {_why(error)}", file=sys.stderr)
         return 1
     for name, why in failed.items():
         print(f"error: {name}: {why}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _in_one_line(error: Exception) -> str:
+def _why(error: Exception) -> str:
+    """In one line. With MMCL_JAX_TRACEBACK=1 the error is raised again."""
     if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
         raise error
     return " ".join(str(error).split())
@@ -97,7 +98,7 @@ def _run(parsed: argparse.Namespace) -> dict[str, str]:
             bench = importlib.import_module(f"mmcl_jax.bench.{BENCHES[name]}")
             rows = bench.run(name, options)
         except _ERRORS as error:
-            failed[name] = _in_one_line(error)
+            failed[name] = _why(error)
             print(f"\n{name} failed", flush=True)
         else:
             print(f"\n{name}\n{bench.table(rows)}", flush=True)
