@@ -295,6 +295,11 @@ class Checkpoints:
         return None if chosen == none else chosen
 
 
+def any_of(stage_dir: pathlib.Path) -> bool:
+    """Whether a checkpoint of the stage is on disk, be it damaged."""
+    return any((stage_dir / "checkpoints").glob("*/[0-9]*"))
+
+
 def load(stage_dir: pathlib.Path, which: str) -> tuple[dict[str, Any], dict[str, Any], int]:
     """(params, extra, step) of a stage as numpy arrays, needing nothing but its path.
 

@@ -23,7 +23,7 @@ def errors_in_one_line() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, NonFiniteLoss) as error:
+    except (ValueError, OSError, MemoryError, NonFiniteLoss) as error:
         if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
             raise
         print(f"error: {printable(str(error))}", file=sys.stderr)

@@ -19,6 +19,7 @@ import numpy as np
 
 from mmcl_jax import (
     checkpoints,
+    device_memory,
     distributed,
     objectives,
     origins,
@@ -172,10 +173,9 @@ class Experiment:
                 self._write_settings(stage)
                 fit = functools.partial(tabular.train, self, stage)
                 summary = distributed.on_first(fit, stage.name)
-            elif stage.config.get("sweep"):
-                summary = self.sweep(stage)
             else:
-                summary = self.train(stage)
+                with device_memory.explained(stage, self.config):
+                    summary = (self.sweep if stage.config.get("sweep") else self.train)(stage)
             record = {"id": uuid.uuid4().hex, "inputs": inputs}
             if stage.group not in VERBS:
                 record["preprocessing_hash"] = self.cohort.settings_hash
@@ -363,7 +363,8 @@ class Experiment:
 
     def _check_unchanged(self, stage: Stage) -> None:
         file = self.run.stage(stage.name) / "stage.json"
-        if not file.is_file():
+        if not (file.is_file() and (self.run.done(stage.name) or checkpoints.any_of(file.parent))):
+            # Nothing has been trained with them.
             return
         before = json.loads(file.read_text())
         # Checked where the cohort is opened, which a finished run does not do.

@@ -50,7 +50,9 @@ def of_data(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]:
     """One line for each difference of two stages' settings, both as JSON gives them back."""
-    return differences(*({**x, "data": of_data(x["data"])} for x in (then, now)))
+    # What is computed again instead of kept is the same numbers.
+    then, now = (_without("rematerialise", {**x, "data": of_data(x["data"])}) for x in (then, now))
+    return differences(then, now)
 
 
 def fingerprint(cohort: Cohort, stage: Stage) -> str:
@@ -77,6 +79,12 @@ def check_records(run: RunDir, stages: Sequence[Stage], cohort: Cohort, force: b
                 "what is there with --force_config of mmcl_jax.main"
             )
         say(f"forced: {found}")
+
+
+def _without(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without(name, entry) for key, entry in value.items() if key != name}
 
 
 def plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ def begun(tmp_path):
     config = shrink(read_config("mmcl"))
     run = RunDir(tmp_path)
     Experiment(config, run)._write_settings(Experiment(config, run).stages[0])
+    (run.stage("mdm") / "checkpoints" / "latest" / "4").mkdir(parents=True)
     config["stages"]["mdm"]["epochs"] = 7
     return config, run
 
@@ -49,6 +50,26 @@ def test_what_is_done_stays_as_it_is(begun, capsys):
     experiment = Experiment(config, run, force=True)
     assert experiment.is_done(experiment.stages[0])
     assert "forced: stage mdm stays as it is despite other settings" in capsys.readouterr().err
+
+
+def test_settings_with_which_nothing_was_saved_can_change(begun):
+    config, run = begun
+    shutil.rmtree(run.stage("mdm") / "checkpoints" / "latest" / "4")
+    assert not Experiment(config, run).is_done(Experiment(config, run).stages[0])
+
+
+def test_what_is_computed_again_to_save_memory_can_change(tmp_path):
+    config = shrink(read_config("mmcl"))
+    run = RunDir(tmp_path)
+    image = next(stage for stage in Experiment(config, run).stages if stage.name == "image")
+    Experiment(config, run)._write_settings(image)
+    run.mark_done("image", {"steps": 1})
+    config["models"]["cmr_encoder"]["rematerialise"] = True
+    config["stages"]["image"]["towers"]["cmr_encoder"].pop("rematerialise", None)
+    assert Experiment(config, run).is_done(image)
+    config["models"]["cmr_encoder"]["width"] = 12
+    with pytest.raises(ValueError, match="other settings: models.cmr_encoder.width: 8 then"):
+        Experiment(config, run).is_done(image)
 
 
 def test_how_recordings_are_read_can_change(begun):

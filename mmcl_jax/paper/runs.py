@@ -33,8 +33,9 @@ def run_all(plan, selected=()) -> dict[str, str]:
     for run in plan.steps(selected):
         try:
             _run(run.path, run.config, run.title)
-        # The third one is what a device says, above all that its memory does not suffice.
-        except (ValueError, OSError, jax.errors.JaxRuntimeError, NonFiniteLoss) as error:
+        except (
+            ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError, NonFiniteLoss
+        ) as error:  # fmt: skip
             if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
                 raise
             print(f"    failed: {error}", file=sys.stderr, flush=True)
