@@ -66,8 +66,7 @@ def run(
         cohort: None for that of the run.
         shuffle: for a leak test the seed by which training and validation records get each other's
             labels; None to leave them as they are.
-        output: folder; None for RUN/probe/<stage>, which says too when the cohort is another one or
-            labels are shuffled.
+        output: folder; None for RUN/probe/<stage>, with what else is not as by default in its name.
 
     Returns:
         JSON summary.
@@ -84,10 +83,13 @@ def run(
     trained = program.groups[0].members[0]
     check_settings(cohort, {"ecg": trained.settings})
     if output is None:
-        name = trained.stage.name.replace("/", "__")
-        name += f"__{cohort.path.resolve().name}" if other_cohort else ""
-        name += f"__shuffled_labels_{shuffle}" if shuffle is not None else ""
-        folder = experiment.run.make(f"probe/{name}")
+        names = [trained.stage.name.replace("/", "__")]
+        names += [cohort.path.resolve().name] if other_cohort else []
+        names += [] if balanced else ["unbalanced"]
+        names += [f"{100 * fraction:g}pct"] if fraction < 1 else []
+        names += [f"selection_{selection_seed}"] if selection_seed else []
+        names += [] if shuffle is None else [f"shuffled_labels_{shuffle}"]
+        folder = experiment.run.make(f"probe/{'__'.join(names)}")
     else:
         folder = output
         folder.mkdir(parents=True, exist_ok=True)
@@ -285,6 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--fraction", type=float, default=1.0, help="share of the training records; default: 1"
     )
+    parser.add_argument(
+        "--selection-seed", type=int, default=0, metavar="SEED",
+        help="by which balanced and partial training sets are drawn; default: 0",
+    )  # fmt: skip
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
     parser.add_argument(
         "--shuffle-labels", type=int, nargs="?", const=0, metavar="SEED",
@@ -292,8 +298,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "the test split must be those of chance, in the mean over several seeds; default: 0",
     )  # fmt: skip
     parser.add_argument(
-        "--output", type=pathlib.Path, metavar="DIR", help="default: RUN/probe/STAGE"
-    )
+        "--output", type=pathlib.Path, metavar="DIR",
+        help="default: RUN/probe/STAGE, with what else is not as by default in the name",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     from mmcl_jax.command import errors_in_one_line
 
@@ -310,6 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             labels=tuple(name for name in options.labels.split(",") if name),
             balanced=not options.unbalanced,
             fraction=options.fraction,
+            selection_seed=options.selection_seed,
             resamples=options.resamples,
             cohort=open_cohort(options.cohort) if options.cohort else None,
             shuffle=options.shuffle_labels,

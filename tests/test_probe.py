@@ -143,6 +143,11 @@ def test_command_line(experiment, monkeypatch, capsys):
     assert [probe["shuffle_seed"] for probe in about] == [None, 0, 7]
     assert [probe["shuffled"] for probe in about] == [False, True, True]
     assert not any(probe["other_cohort"] for probe in about)
+    partial = ["--fraction", "0.5", "--selection-seed", "3", "--unbalanced"]
+    probe.main([*command[:-1], *partial])
+    about = folder / "probe" / "mmcl__unbalanced__50pct__selection_3" / "probe.json"
+    found = json.loads(about.read_text())
+    assert found["selection"] == {"balanced": False, "fraction": 0.5, "seed": 3}
     with pytest.raises(SystemExit) as stopped:
         probe.main(["--run", str(folder), "--labels", "HCM"])
     assert stopped.value.code == 1

@@ -100,11 +100,15 @@ def models(run: Run) -> Iterator[tuple[Key, Predictions]]:
             )
         if probe["other_cohort"]:
             continue
-        suffix = f" of {probe['stage']}"
+        suffix, selection = f" of {probe['stage']}", probe["selection"]
+        if not selection["balanced"]:
+            suffix += ", unbalanced"
+        if selection["seed"]:
+            suffix += f" (selection seed {selection['seed']})"
         if probe["shuffled"]:
             suffix += f"{_SHUFFLED} (seed {probe.get('shuffle_seed', 0)})"
         for kind, name in _PROBES.items():
-            key = Key(method, float(probe["selection"]["fraction"]), name + suffix)
+            key = Key(method, float(selection["fraction"]), name + suffix)
             for file in sorted(about.parent.glob(f"predictions/{kind}__*.npz")):
                 if not file.name.endswith(".part.npz"):
                     yield key, read_predictions(file)

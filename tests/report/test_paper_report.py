@@ -185,8 +185,10 @@ def test_page_is_whole_escaped_and_asks_for_nothing(study, page):
 def test_companions_stay_out_of_the_tables(study, tmp_path):
     for name in ("ours", "mae"):
         shutil.copytree(study / name, tmp_path / name)
-    _probe(tmp_path / "mae", "mdm", fraction=0.5)
+    _probe(tmp_path / "mae", "mdm", selection={"fraction": 0.5})
     _probe(tmp_path / "mae", "mmcl")
+    _probe(tmp_path / "mae", "mdm", folder="mdm__selection_3", selection={"seed": 3})
+    _probe(tmp_path / "mae", "mdm", folder="mdm__unbalanced", selection={"balanced": False})
     for seed in (0, 5):
         folder = f"mdm__shuffled_labels_{seed}"
         _probe(tmp_path / "mae", "mdm", folder=folder, shuffled=True, shuffle_seed=seed)
@@ -196,6 +198,8 @@ def test_companions_stay_out_of_the_tables(study, tmp_path):
     keys = {
         Key("mae", 0.5, "linear probe of mdm"),
         Key("mae", 1.0, "linear probe of mmcl"),
+        Key("mae", 1.0, "linear probe of mdm (selection seed 3)"),
+        Key("mae", 1.0, "linear probe of mdm, unbalanced"),
         Key("mae", 1.0, "linear probe of mdm, shuffled labels (seed 0)"),
         Key("mae", 1.0, "linear probe of mdm, shuffled labels (seed 5)"),
         Key("mmcl", 1.0, "fine-tuned, shuffled labels"),
@@ -210,13 +214,18 @@ def test_companions_stay_out_of_the_tables(study, tmp_path):
         Results(find_runs([tmp_path]))
 
 
-def _probe(run, stage, *, folder="", fraction=1.0, other_cohort=False, shuffled=False, **more):
-    """What mmcl_jax.probe leaves: predictions, and what they are."""
+def _probe(run, stage, *, folder="", other_cohort=False, shuffled=False, selection=(), **more):
+    """What mmcl_jax.probe leaves: predictions, and what they are.
+
+    Args:
+        selection: of the training records, where it is not as by default.
+    """
     folder = run / "probe" / (folder or stage)
     (folder / "predictions").mkdir(parents=True)
     source = run / "evaluate" / "predictions" / "finetune__CAD__0.npz"
     shutil.copy(source, folder / "predictions" / "linear__CAD.npz")
-    about = {"stage": stage, "selection": {"fraction": fraction}}
+    about = {"stage": stage, "selection": {"fraction": 1.0, "balanced": True, "seed": 0}}
+    about["selection"] |= dict(selection)
     about |= {"shuffled": shuffled, "other_cohort": other_cohort, **more}
     (folder / "probe.json").write_text(json.dumps(about))
 
