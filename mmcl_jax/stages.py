@@ -31,8 +31,10 @@ from mmcl_jax.train import Schedule
 
 # Settings of the optimiser that make the learning rate.
 _RATE_SETTINGS = ("rate", "base_rate", "schedule", "warmup_epochs")
-# Of a validation batch.
-_EVALUATION_ROWS = 256
+# On a CPU a batch is computed in parts of as many (see `state`).
+_CPU_ROWS = 8
+# Of a validation batch; in a sweep of all members on a device together.
+_EVALUATION_ROWS, _SWEEP_ROWS = 256, 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,10 +315,24 @@ def evaluation_batch_size(stage: Stage, objective: Objective, batch: Batch, rows
     size = stage.config["batch_size"]
     if objective.weight(batch) is None:
         return size
-    count = -(-rows // max(size, _EVALUATION_ROWS))
-    # Whole parts for each device, and 8 rows on a CPU (see `state`).
-    multiple = math.lcm(8, jax.device_count())
-    return -(-rows // (count * multiple)) * multiple
+    return _even(rows, max(size, _EVALUATION_ROWS), math.lcm(_CPU_ROWS, jax.device_count()))
+
+
+def sweep_evaluation_size(batch_size: int, members: int, rows: int) -> int:
+    """Rows of the validation split that each of some members evaluates at a time.
+
+    Args:
+        members: side by side on one device. They evaluate about 1,024 rows together, or those of a
+            training step where they are more.
+        rows: of the split.
+    """
+    return _even(rows, max(batch_size, _SWEEP_ROWS // members), _CPU_ROWS)
+
+
+def _even(rows: int, most: int, multiple: int) -> int:
+    """Rows of each part where `rows` are parted evenly, into as few as can be."""
+    parts = -(-rows // most)
+    return -(-rows // (parts * multiple)) * multiple
 
 
 def _length(settings: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:

@@ -140,3 +140,17 @@ def test_a_validation_batch_keeps_an_accelerator_busy(batch_size, rows, expected
     assert stages.evaluation_batch_size(stage, objective, tiny.batch(2), rows) == expected
     contrastive, _ = tiny.objective("clip")
     assert stages.evaluation_batch_size(stage, contrastive, tiny.batch(2), rows) == batch_size
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "members", "rows", "expected"),
+    [
+        (8, 24, 6007, 48),  # 24 members: about 42 rows, in 143 even parts
+        (8, 5, 6007, 208),
+        (32, 40, 6007, 32),  # those of a training step
+        (8, 1, 100, 104),  # a small split at once
+        (4, 2000, 100, 8),
+    ],
+)
+def test_members_of_a_sweep_validate_many_rows_together(batch_size, members, rows, expected):
+    assert stages.sweep_evaluation_size(batch_size, members, rows) == expected
