@@ -85,8 +85,8 @@ def check(stage: Stage, earlier: Sequence[Stage]) -> None:
     """What can be known before anything is trained.
 
     Raises:
-        ValueError: an objective, hand-on or origin that does not exist, or a batch that cannot be
-            split over the devices.
+        ValueError: an objective, hand-on or origin that does not exist, a warm-up longer than the
+            stage, or a batch that cannot be split over the devices.
     """
     where, config = f"stages.{stage.group}", stage.config
     if config["objective"] == "tabular":
@@ -101,6 +101,12 @@ def check(stage: Stage, earlier: Sequence[Stage]) -> None:
         )
     if config["hand_on"] not in ("latest", "best"):
         raise ValueError(f"{where}.hand_on is {config['hand_on']!r}; known: latest, best")
+    warmup = config["optimizer"].get("warmup_epochs", 0)
+    if not 0 <= warmup < config["epochs"]:
+        raise ValueError(
+            f"{where}.optimizer.warmup_epochs is {warmup}, expected at least 0 and less than "
+            f"{where}.epochs, which is {config['epochs']}"
+        )
     if config["accumulate"] < 0:
         raise ValueError(f"{where}.accumulate is {config['accumulate']}, expected at least 0")
     if config.get("sweep"):
@@ -133,16 +139,16 @@ def check_records(stage: Stage, cohort: Cohort) -> None:
     """What the cohort tells before anything is trained.
 
     Raises:
-        ValueError: a label that it does not have, no usable record, fewer than a batch, a warm-up
-            longer than the stage, or a validation split in which its metric is undefined.
+        ValueError: a label that it does not have, no usable record, fewer than a batch, a
+            learning rate that is not given, or a validation split in which its metric is undefined.
     """
     labels = target_labels(stage, cohort)
     rows, val_rows = select_rows(stage, cohort, labels)
     if stage.config["objective"] == "tabular":
         return
-    if not stage.config.get("sweep"):
-        # Those of a sweep have batch sizes of their own.
-        learning_rate(stage, schedule(stage, cohort, rows, labels))
+    sweeps = stage.config.get("sweep")
+    for one in sweep_grid.of_each_batch_size(stage, labels) if sweeps else [stage]:
+        learning_rate(one, schedule(one, cohort, rows, labels))
     columns = [cohort.labels.index(label) for label in labels if label.kind == "binary"]
     values = cohort.table("val")["labels"][val_rows][:, columns]
     has_both = (values == 0).any(axis=0) & (values == 1).any(axis=0)

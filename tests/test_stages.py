@@ -116,6 +116,10 @@ def test_an_unknown_optimizer_setting_is_an_error():
     ("fields", "message"),
     [
         ({"objective": "clop"}, "objective is 'clop'; known: barlow_twins, byol, clip, clocs"),
+        (
+            {"epochs": 3, "optimizer": {"warmup_epochs": 3}},
+            "stages.finetune.optimizer.warmup_epochs is 3, .*epochs, which is 3",
+        ),
         ({"hand_on": "lates"}, "hand_on is 'lates'; known: latest, best"),
         ({"batch_size": 9}, "batch size 9 does not divide by the 8 devices"),
         ({"init": {"ecg_encoder": "mdn"}}, r"from 'mdn', which is no earlier stage \(mdm"),

@@ -117,6 +117,13 @@ def at_point(stage, point: Point, seed: int):
     return dataclasses.replace(stage, name=name, config=config, seed=seed)
 
 
+def of_each_batch_size(stage, labels: Sequence[Label]) -> list:
+    """A member of the stage's sweep for each batch size that it has."""
+    every = points(stage.config["sweep"]["grid"], labels)
+    by_size = {point.get("batch_size"): point for point in every}
+    return [at_point(stage, point, stage.seed) for point in by_size.values()]
+
+
 def choose(values: Mapping[int, Sequence[float | None]], sign: int) -> int:
     """The point with the highest mean (`sign` 1) or the lowest (-1); of equals the first.
 

@@ -58,6 +58,16 @@ def test_a_sweep_trains_every_point_and_then_the_seeds_of_the_best(swept):
     assert values[0] == pytest.approx(float(search[1]["best"]), rel=1e-5)
 
 
+def test_batch_sizes_of_the_grid_are_checked_before_anything_is_trained(cohort_folder, tmp_path):
+    config = config_of(cohort_folder, {"batch_size": (8, 1024)})
+    with pytest.raises(ValueError, match="finetune/CAD/0: batch_size is 1024, larger than the"):
+        start(config, tmp_path).run_all(["finetune"])
+    config = config_of(cohort_folder, GRID, epochs=1)
+    with pytest.raises(ValueError, match="finetune.optimizer.warmup_epochs is 1, .* which is 1"):
+        start(config, tmp_path).run_all(["finetune"])
+    assert not (tmp_path / "sweep").exists()
+
+
 @pytest.mark.slow
 def test_the_chosen_members_are_stages_like_others(swept, cohort_folder, tmp_path):
     config, folder = swept
