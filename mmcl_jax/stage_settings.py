@@ -50,7 +50,7 @@ def of_data(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]:
     """One line for each difference of two stages' settings, both as JSON gives them back."""
-    # What is computed again instead of kept is the same numbers.
+    # What is computed again instead of kept is the same but for rounding.
     then, now = (_without("rematerialise", {**x, "data": of_data(x["data"])}) for x in (then, now))
     return differences(then, now)
 
