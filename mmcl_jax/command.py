@@ -11,6 +11,7 @@ from absl import logging
 
 from mmcl_jax import distributed
 from mmcl_jax.data.preparing.loading import printable
+from mmcl_jax.device_memory import OutOfDeviceMemory
 from mmcl_jax.experiment import Experiment
 from mmcl_jax.train import NonFiniteLoss
 
@@ -23,7 +24,7 @@ def errors_in_one_line() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, MemoryError, NonFiniteLoss) as error:
+    except (ValueError, OSError, OutOfDeviceMemory, NonFiniteLoss) as error:
         if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
             raise
         print(f"error: {printable(str(error))}", file=sys.stderr)

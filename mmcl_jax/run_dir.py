@@ -317,7 +317,7 @@ def _start_tensorboard(run: RunDir, stage: str, resume_step: int):
         ) from error
     folder = run.path / "tensorboard" / stage
     # Points of steps that are taken again are hidden.
-    return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+    return SummaryWriter(str(folder), purge_step=resume_step + 1)
 
 
 def _start_wandb(run: RunDir, stage: str, settings: Mapping[str, Any]):

@@ -33,8 +33,8 @@ from mmcl_jax.train import Schedule
 _RATE_SETTINGS = ("rate", "base_rate", "schedule", "warmup_epochs")
 # On a CPU a batch is computed in parts of as many (see `state`).
 _CPU_ROWS = 8
-# Of a validation batch; in a sweep of all members on a device together.
-_EVALUATION_ROWS, _SWEEP_ROWS = 256, 1024
+# Of a validation batch; in a sweep, where 24 members evaluate theirs together, of each member.
+_EVALUATION_ROWS, _SWEEP_ROWS = 256, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,15 +324,13 @@ def evaluation_batch_size(stage: Stage, objective: Objective, batch: Batch, rows
     return _even(rows, max(size, _EVALUATION_ROWS), math.lcm(_CPU_ROWS, jax.device_count()))
 
 
-def sweep_evaluation_size(batch_size: int, members: int, rows: int) -> int:
-    """Rows of the validation split that each of some members evaluates at a time.
+def sweep_evaluation_size(batch_size: int, rows: int) -> int:
+    """Rows of the validation split that each member of a sweep evaluates at a time.
 
     Args:
-        members: side by side on one device. They evaluate about 1,024 rows together, or those of a
-            training step where they are more.
         rows: of the split.
     """
-    return _even(rows, max(batch_size, _SWEEP_ROWS // members), _CPU_ROWS)
+    return _even(rows, max(batch_size, _SWEEP_ROWS), _CPU_ROWS)
 
 
 def _even(rows: int, most: int, multiple: int) -> int:

@@ -25,6 +25,7 @@ def run_all(plan, selected=()) -> dict[str, str]:
     """
     import jax
 
+    from mmcl_jax.device_memory import OutOfDeviceMemory
     from mmcl_jax.report import write_paper_report
     from mmcl_jax.train import NonFiniteLoss
 
@@ -34,15 +35,18 @@ def run_all(plan, selected=()) -> dict[str, str]:
         try:
             _run(run.path, run.config, run.title)
         except (
-            ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError, NonFiniteLoss
+            ValueError, OSError, OutOfDeviceMemory, jax.errors.JaxRuntimeError, NonFiniteLoss
         ) as error:  # fmt: skip
             if os.environ.get("MMCL_JAX_TRACEBACK") == "1":
                 raise
-            print(f"    failed: {error}", file=sys.stderr, flush=True)
+            why = str(error)
+            if isinstance(error, OutOfDeviceMemory):
+                why += f". Here stages and models are those of runs.{run.name}.changes in --config"
+            print(f"    failed: {why}", file=sys.stderr, flush=True)
             if isinstance(error, NonFiniteLoss) and run.is_candidate:
                 plan.note_divergence(run)
             else:
-                failed[run.name] = str(error)
+                failed[run.name] = why
     try:
         print(f"report: {write_paper_report([plan.folder])}", flush=True)
     except (ValueError, OSError) as error:

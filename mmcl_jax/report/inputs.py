@@ -50,6 +50,7 @@ class Row:
 class Predictions:
     """What one fine-tuned model predicts: probabilities of labels and classes, or in their unit."""
 
+    path: pathlib.Path
     stage: str
     target: str
     seed: int
@@ -122,6 +123,7 @@ def read_predictions(path: pathlib.Path) -> Predictions:
                 f"found {arrays[field].shape}"
             )
     return Predictions(
+        path=path,
         stage=path.stem.replace("__", "/"),
         target=str(arrays["target"]),
         seed=int(arrays["seed"]),

@@ -212,7 +212,7 @@ def shared_records(found: Sequence[Scores]) -> list[Scores]:
 def _check_seeds(key: Key, label: str, members: Sequence[tuple[Run, Predictions]]) -> None:
     seen: dict[int, str] = {}
     for run, predictions in members:
-        where = f"{run.path} ({predictions.stage})"
+        where = f"{run.path} ({predictions.path.relative_to(run.path)})"
         if predictions.seed in seen:
             raise ValueError(
                 f"method {key.method}, {key.protocol}, {100 * key.fraction:g} % of the labels: "

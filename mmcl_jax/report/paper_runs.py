@@ -21,8 +21,8 @@ class Key:
         method: `name` of the configuration.
         fraction: share of the training labels, in (0, 1].
         protocol: `fine-tuned`; or `frozen encoder`, or `linear probe` or `nearest neighbours` with
-            the stage probed, and any of them with `, shuffled labels`, which are in no table of the
-            paper.
+            the stage probed and how its records were chosen, and any of them with `, shuffled
+            labels`, which are in no table of the paper.
     """
 
     method: str

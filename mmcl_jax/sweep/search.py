@@ -212,9 +212,7 @@ class _Sweep:
         mesh, size = make_mesh(), schedule.batch_size
         seeds = sorted({task.seed for task in tasks})
         objective, recipe = self._recipe(self._at(tasks[0]))
-        each = -(-min(self._slots, len(tasks)) // mesh.devices.size)
-        rows = stages.sweep_evaluation_size(size, each, len(self._data.val_rows))
-        parts = self._data.parts(rows)
+        parts = self._data.parts(stages.sweep_evaluation_size(size, len(self._data.val_rows)))
         program = Program(
             recipe,
             [self._start(seed) for seed in seeds],
