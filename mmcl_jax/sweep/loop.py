@@ -1,13 +1,15 @@
 """The loop of a sweep: fills the slots with members, until every member has been trained.
 
-Every call of the program is one evaluation period. Then each member that is due is evaluated; one
-that has stopped makes room for the next. When at most half of the slots train, because none waits
-or because more were under way than may train now, the program is made smaller, so that nothing is
-computed for members that have stopped.
+A call of the program takes the steps of all members up to the next evaluation, or as many of them
+as are done in a few seconds, so that progress is seen and a signal heard. After an evaluation the
+members that have stopped make room for the next. When at most half of the slots train, because none
+waits or because more were under way than may train now, the program is made smaller, so that
+nothing is computed for members that have stopped.
 """
 
 import dataclasses
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,6 +23,8 @@ from mmcl_jax.objectives.base import Objective
 from mmcl_jax.sweep.program import Program, Slots
 from mmcl_jax.sweep.underway import Underway
 from mmcl_jax.train import EarlyStopping, Interrupted, Schedule, selected
+
+CALL = 5.0  # seconds of steps between two looks at signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +140,7 @@ def train_members(
         devices: the number of slots is a multiple of them.
         finished: takes each result as soon as it is there.
         progress: takes the steps of the running members, and those trained since the last call.
-        interrupted: what to raise after a period, such as after a signal.
+        interrupted: what to raise after a call of the program, such as after a signal.
         underway: where the slots are saved on the way. Those that it holds go on; a member among
             them that is not in `members` makes room.
         with_parameters: results bring the best parameters.
@@ -148,11 +152,14 @@ def train_members(
     """
     size = min(_multiple(size, devices), _multiple(len(members), devices))
     slots, running, waiting = _begin(program, members, schedule, size, devices, underway)
-    slots = _fill(program, slots, running, waiting, members[0], schedule, size)
+    # Members that begin together are evaluated together, so none begins between two evaluations.
+    if not any(one and one.step % _every(schedule) for one in running):
+        slots = _fill(program, slots, running, waiting, members[0], schedule, size)
+    pace = _Pace()
     while any(running):
         begun = [one.step if one else 0 for one in running]
-        slots = _train_period(program, slots, running, members[0], schedule)
-        slots = _evaluate_due(program, slots, running, schedule, validation)
+        slots = _train(program, slots, running, members[0], schedule, pace)
+        slots, evaluated = _evaluate_due(program, slots, running, schedule, validation)
         trained = sum(one.step for one in running if one) - sum(begun)
         ended = [one is not None and _ended(one, schedule) for one in running]
         for position in np.flatnonzero(ended):
@@ -160,8 +167,9 @@ def train_members(
             finished(_result(running[position], parameters))
             running[position] = None
         progress(sum(one.step for one in running if one), trained)
-        slots = _fill(program, slots, running, waiting, members[0], schedule, size)
-        slots, running = _compacted(program, slots, running, devices)
+        if evaluated or not any(running):
+            slots = _fill(program, slots, running, waiting, members[0], schedule, size)
+            slots, running = _compacted(program, slots, running, devices)
         if any(running):
             stop = interrupted()
             underway.save(slots, [one and one.to_json() for one in running], stopping=bool(stop))
@@ -231,35 +239,46 @@ def _fill(
     return program.refill(slots, chosen, _initial(running), _hyper(running, example))
 
 
-def _train_period(
+class _Pace:
+    """How many steps a call takes: one at first, then what the last call did in `CALL` seconds."""
+
+    def __init__(self):
+        self._steps = 1
+
+    def steps(self, most: int) -> int:
+        return min(self._steps, most)
+
+    def update(self, steps: int, seconds: float) -> None:
+        self._steps = max(1, int(CALL * steps / seconds))
+
+
+def _train(
     program: Program,
     slots: Slots,
     running: list[_Running | None],
     example: Member,
     schedule: Schedule,
+    pace: _Pace,
 ) -> Slots:
-    steps = _period(schedule)
-    limit = np.array([schedule.steps if one else 0 for one in running], np.int32)
-    idle = np.zeros_like(example.order[0])
-    rows = np.array(
-        [
-            [one.member.order[one.step + k] if one else idle for one in running]
-            for k in range(steps)
-        ],
-        np.int32,
-    )
+    start = time.monotonic()
+    most = _most_steps(schedule)
+    steps = pace.steps(min(most, *(_until_evaluation(one, schedule) for one in running if one)))
+    active = np.array([one is not None for one in running])
+    rows = np.zeros((most, len(running), len(example.order[0])), np.int32)
+    for position in np.flatnonzero(active):
+        one = running[position]
+        for k in range(steps):
+            rows[k, position] = one.member.order[one.step + k]
     keys = jax.random.wrap_key_data(
         np.stack([jax.random.key_data(jax.random.key(_seed(one))) for one in running])
     )
-    slots, log = program.train(slots, keys, _hyper(running, example), limit, rows)
-    for position, one in enumerate(running):
-        if one is None:
-            continue
-        taken = min(steps, schedule.steps - one.step)
-        one.losses += log["loss"][:taken, position].tolist()
-        finite = log["finite"][:taken, position]
+    slots, log = program.train(slots, keys, _hyper(running, example), active, rows, steps)
+    for position in np.flatnonzero(active):
+        one, finite = running[position], log["finite"][:, position]
+        one.losses += log["loss"][:, position].tolist()
         one.diverged = not finite.all()
-        one.step += taken if finite.all() else int(np.argmin(finite)) + 1
+        one.step += steps if finite.all() else int(np.argmin(finite)) + 1
+    pace.update(steps, time.monotonic() - start)
     return slots
 
 
@@ -269,18 +288,11 @@ def _evaluate_due(
     running: list[_Running | None],
     schedule: Schedule,
     validation: Validation,
-) -> Slots:
-    due = [
-        one is not None
-        and not one.diverged
-        and (
-            one.step == schedule.steps
-            or (schedule.evaluate_every > 0 and one.step % schedule.evaluate_every == 0)
-        )
-        for one in running
-    ]
+) -> tuple[Slots, bool]:
+    """Slots, and whether any member was due."""
+    due = [one is not None and not one.diverged and _due(one, schedule) for one in running]
     if not any(due):
-        return slots
+        return slots, False
     means, outputs = program.evaluate(slots)
     improved = np.zeros(len(running), bool)
     for position in np.flatnonzero(due):
@@ -296,7 +308,7 @@ def _evaluate_due(
             improved[position] = one.stopping.update(one.step, value)
             one.history.append((one.step, float(np.mean(one.losses)), one.metrics))
             one.losses = []
-    return program.keep(slots, improved) if improved.any() else slots
+    return program.keep(slots, improved) if improved.any() else slots, True
 
 
 def _compacted(
@@ -337,8 +349,22 @@ def _result(one: _Running, parameters: tuple[Any, Any] | None) -> Result:
     )
 
 
-def _period(schedule: Schedule) -> int:
-    """Steps of a call. Without evaluations on the way, an epoch: a signal is not kept waiting."""
+def _due(one: _Running, schedule: Schedule) -> bool:
+    return one.step % _every(schedule) == 0 or one.step == schedule.steps
+
+
+def _until_evaluation(one: _Running, schedule: Schedule) -> int:
+    every = _every(schedule)
+    return min(every - one.step % every, schedule.steps - one.step)
+
+
+def _every(schedule: Schedule) -> int:
+    """Steps between evaluations."""
+    return schedule.evaluate_every or schedule.steps
+
+
+def _most_steps(schedule: Schedule) -> int:
+    """Steps of a call at most. Without evaluations on the way, an epoch."""
     return min(schedule.evaluate_every or schedule.steps_per_epoch, schedule.steps)
 
 

@@ -21,6 +21,7 @@ from mmcl_jax.sharding import replicate, to_host
 from mmcl_jax.state import Resident, State, make_eval_step, train_step
 
 _MEMBERS, _STEPS_MEMBERS = PartitionSpec("data"), PartitionSpec(None, "data")
+_WHOLE = PartitionSpec()
 
 
 class Slots(flax.struct.PyTreeNode):
@@ -72,14 +73,14 @@ class Program:
         self._train = _over_devices(
             _train(recipe),
             mesh,
-            (_MEMBERS, _MEMBERS, _MEMBERS, _MEMBERS, _STEPS_MEMBERS, PartitionSpec()),
+            (_MEMBERS, _MEMBERS, _MEMBERS, _MEMBERS, _STEPS_MEMBERS, _WHOLE, _WHOLE),
             (_MEMBERS, _STEPS_MEMBERS),
             donate=True,
         )
         self._evaluate = _over_devices(
             _evaluate(recipe),
             mesh,
-            (_MEMBERS, _MEMBERS, PartitionSpec(), PartitionSpec()),
+            (_MEMBERS, _MEMBERS, _WHOLE, _WHOLE),
             _STEPS_MEMBERS,
         )
         self._keep = jax.jit(_keep, donate_argnums=0, out_shardings=by_member)
@@ -100,7 +101,7 @@ class Program:
     def shapes(self, which: Int[np.ndarray, " M"], hyper: Mapping[str, np.ndarray]) -> Slots:
         """Shape, type and sharding of what `begin` returns; any number of slots will do."""
         split = len(which) % self._mesh.devices.size == 0
-        sharding = NamedSharding(self._mesh, _MEMBERS if split else PartitionSpec())
+        sharding = NamedSharding(self._mesh, _MEMBERS if split else _WHOLE)
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             jax.eval_shape(self._fresh, which, dict(hyper), self._initial),
@@ -121,10 +122,14 @@ class Program:
         slots: Slots,
         keys: Key[Array, " M"],
         hyper: Mapping[str, Float[np.ndarray, " M"]],
-        limit: Int[np.ndarray, " M"],
+        active: Bool[np.ndarray, " M"],
         rows: Int[np.ndarray, "P M B"],
+        steps: int,
     ) -> tuple[Slots, dict[str, np.ndarray]]:
-        """P steps of every slot; one that has reached its `limit` of steps stays as it is.
+        """The first `steps` of P steps; a slot that is not `active` stays as it is.
+
+        The same program takes any number of them, so where a training is divided into calls does
+        not change its results.
 
         Args:
             slots: are donated.
@@ -132,13 +137,14 @@ class Program:
             rows: of the training split, for every step.
 
         Returns:
-            Slots, and by step and slot [P, M]: `loss` (NaN where none was trained), `finite`
-            (False where loss or gradient was no number).
+            Slots, and by step and slot [steps, M]: `loss`, `finite` (False where loss or gradient
+            was no number).
         """
         indices = jax.device_put(rows, NamedSharding(self._mesh, _STEPS_MEMBERS))
-        placed = self._place((keys, dict(hyper), limit))
-        state, log = self._train(slots.state, *placed, indices, self._train_resident)
-        return slots.replace(state=state), to_host(log)
+        placed = self._place((keys, dict(hyper), active))
+        count = replicate(np.int32(steps), self._mesh)
+        state, log = self._train(slots.state, *placed, indices, count, self._train_resident)
+        return slots.replace(state=state), {k: v[:steps] for k, v in to_host(log).items()}
 
     def evaluate(
         self, slots: Slots
@@ -187,23 +193,23 @@ def _fresh(recipe: Recipe) -> Callable[..., Slots]:
 def _train(recipe: Recipe) -> Callable:
     step = train_step(recipe)
 
-    def period(state, keys, hyper, limit, indices, resident):
-        def one(state, key, hyper, limit, rows):
+    def several(state, keys, hyper, active, indices, steps, resident):
+        def one(state, key, hyper, active, rows):
             after, metrics = step(state, {"index": rows}, key, hyper, resident)
-            trains = state.step < limit
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
-            log = {
-                "loss": jnp.where(trains, metrics["loss"], jnp.nan),
-                "finite": finite | ~trains,
-            }
-            return jax.tree.map(lambda a, b: jnp.where(trains, a, b), after, state), log
+            log = {"loss": metrics["loss"], "finite": finite}
+            return jax.tree.map(lambda a, b: jnp.where(active, a, b), after, state), log
 
-        def all_members(state, rows):
-            return jax.vmap(one)(state, keys, hyper, limit, rows)
+        def all_members(number, carry):
+            state, log = carry
+            state, found = jax.vmap(one)(state, keys, hyper, active, indices[number])
+            return state, jax.tree.map(lambda old, new: old.at[number].set(new), log, found)
 
-        return jax.lax.scan(all_members, state, indices)
+        shape = indices.shape[:2]
+        log = {"loss": jnp.zeros(shape), "finite": jnp.zeros(shape, bool)}
+        return jax.lax.fori_loop(0, steps, all_members, (state, log))
 
-    return period
+    return several
 
 
 def _evaluate(recipe: Recipe) -> Callable:

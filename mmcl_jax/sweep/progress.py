@@ -31,7 +31,7 @@ class Meter:
         self._of_finished += steps
 
     def update(self, running: int, taken: int) -> None:
-        """After a period.
+        """After a call of the program.
 
         Args:
             running: steps that the members under way have behind them.
@@ -39,7 +39,7 @@ class Meter:
         """
         note = f"{self.finished} of {self.members} members"
         if self._start is None:
-            # The first period includes compilation.
+            # The first call includes compilation.
             self._start = time.monotonic()
         else:
             self._taken += taken

@@ -1,6 +1,6 @@
 """Members under way on disk, so that a sweep that was stopped goes on in the midst of them.
 
-    <folder>/checkpoints/latest/<period>/    the slots, and what is known of the member in each
+    <folder>/checkpoints/latest/<call>/    the slots, and what is known of the member in each
 
 As many members as run side by side share one state, which is that of the slots. It is saved after a
 signal, and on the way when the last save is `PAUSE` seconds ago. With the paper's encoder a member
@@ -33,7 +33,7 @@ class Underway:
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
         self._checkpoints = Checkpoints(folder)
-        self._period = 0
+        self._call = 0
         self._saved = time.monotonic()
 
     def restore(self, shapes: Callable[[int], Slots]) -> tuple[Slots, list[Any]] | None:
@@ -50,7 +50,7 @@ class Underway:
             return None
         members = found["members"]
         state, _ = self._checkpoints.restore_latest(_as_state(0, shapes(len(members))))
-        self._period = found["period"]
+        self._call = found["call"]
         present = State(
             state.extra["step"], state.params["present"], state.extra["present"],
             state.optimizer_state,
@@ -58,16 +58,16 @@ class Underway:
         return Slots(present, state.params["best"], state.extra["best"]), members
 
     def save(self, slots: Slots, members: Sequence[Any], *, stopping: bool) -> None:
-        """Saves after a period, if it is time or `stopping`; then it is on disk at the return.
+        """Saves after a call of the program if it is time; if `stopping`, at once and to the end.
 
         Args:
             members: JSON for each slot.
         """
-        self._period += 1
+        self._call += 1
         if not stopping and time.monotonic() - self._saved < PAUSE:
             return
-        progress = {"period": self._period, "members": list(members)}
-        self._checkpoints.save_latest(_as_state(self._period, slots), progress, wait=stopping)
+        progress = {"call": self._call, "members": list(members)}
+        self._checkpoints.save_latest(_as_state(self._call, slots), progress, wait=stopping)
         self._saved = time.monotonic()
 
     def finish(self) -> None:
@@ -86,10 +86,10 @@ class Underway:
         self._checkpoints.__exit__(*exception)
 
 
-def _as_state(period: int, slots: Slots) -> State:
+def _as_state(call: int, slots: Slots) -> State:
     present = slots.state
     return State(
-        jnp.asarray(period, jnp.int32),
+        jnp.asarray(call, jnp.int32),
         {"present": present.params, "best": slots.best_params},
         {"present": present.extra, "best": slots.best_extra, "step": present.step},
         present.optimizer_state,

@@ -57,15 +57,25 @@ def alone(parts, point, seed):
 
 
 def side_by_side(
-    parts, folder, *, size, devices=1, members=MEMBERS, finished=None, stop_after=None, die_in=None
+    parts,
+    folder,
+    *,
+    size,
+    devices=1,
+    members=MEMBERS,
+    finished=None,
+    stop_after=None,
+    stop_after_calls=None,
+    die_in=None,
 ):
-    """Trains `members` in slots; their results in order, and the number of slots by period.
+    """Trains `members` in slots; their results in order, and the number of slots by evaluation.
 
     Args:
         folder: of those under way.
         finished: results of members that need not be trained.
-        stop_after: periods until a signal.
-        die_in: period that ends with an error before anything is saved.
+        stop_after: evaluations until a signal.
+        stop_after_calls: calls of the program until a signal.
+        die_in: evaluation after which an error comes before anything is saved.
     """
 
     def progress(running, taken):
@@ -82,14 +92,22 @@ def side_by_side(
     program = Program(
         recipe, [initial[seed] for seed in seeds], mesh, *data.load(parts[0].recordings), rows
     )
-    sizes, results = [], dict(finished or {})
-    train = program.train
+    sizes, calls, results = [], [], dict(finished or {})
+    train, evaluate = program.train, program.evaluate
 
-    def counted(slots, keys, *rest):
-        sizes.append(len(keys))
-        return train(slots, keys, *rest)
+    def counted_train(slots, *rest):
+        calls.append(rest[-1])
+        return train(slots, *rest)
 
-    program.train = counted
+    def counted_evaluate(slots):
+        sizes.append(len(slots.state.step))
+        return evaluate(slots)
+
+    def interrupted():
+        stopped = len(sizes) == stop_after or len(calls) == stop_after_calls
+        return Interrupted("", 15) if stopped else None
+
+    program.train, program.evaluate = counted_train, counted_evaluate
     entries = [
         sweep_loop.Member(
             name=f"member {number}",
@@ -112,7 +130,7 @@ def side_by_side(
             devices=devices,
             finished=lambda result: results.update({result.member.name: result}),
             progress=progress,
-            interrupted=lambda: Interrupted("", 15) if len(sizes) == stop_after else None,
+            interrupted=interrupted,
             underway=saved,
             with_parameters=True,
         )
@@ -176,24 +194,43 @@ def assert_close(results, others):
 @pytest.mark.parametrize("end", ["signal", "death"])
 def test_members_under_way_continue_bit_for_bit(parts, together, tmp_path, monkeypatch, end):
     whole = {result.member.name: result for result in together[0]}
-    # Both end in the second period, in which two members finish. The death comes before the slots
-    # are saved, so it is the state of the first one that continues, without the two.
+    # Both end with the second evaluation, after which two members finish. The death comes before
+    # the slots are saved, so it is an earlier state that continues, without the two.
     if end == "signal":
-        periods = 2
+        evaluations = 2
         with pytest.raises(Interrupted):
             side_by_side(parts, tmp_path, size=4, stop_after=2)
     else:
-        periods = 1
+        # Of one or two steps after the first evaluation: calls are short from here on.
+        monkeypatch.setattr(sweep_loop, "CALL", 1e-6)
+        evaluations = 1
         monkeypatch.setattr(underway, "PAUSE", 0.0)
         with pytest.raises(ZeroDivisionError):
             side_by_side(parts, tmp_path, size=4, die_in=2)
     finished = {name: whole[name] for name in ("member 0", "member 3")}
     results, sizes = side_by_side(parts, tmp_path, size=4, finished=finished)
-    assert sizes == together[1][periods:]
+    assert sizes == together[1][evaluations:]
     assert not tmp_path.exists()
-    for one, other in zip(results, together[0], strict=True):
+    assert_equal(results, together[0])
+
+
+def assert_equal(results, others):
+    for one, other in zip(results, others, strict=True):
         assert (one.best, one.history, one.metrics) == (other.best, other.history, other.metrics)
         jax.tree.map(np.testing.assert_array_equal, one.parameters, other.parameters)
+
+
+@pytest.mark.slow
+def test_a_signal_is_heard_between_two_evaluations(parts, together, tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        side_by_side(parts, tmp_path, size=4, stop_after_calls=1)
+    # The first call was of one step. Every further one is too, where that takes long.
+    monkeypatch.setattr(sweep_loop, "CALL", 1e-6)
+    with pytest.raises(Interrupted):
+        side_by_side(parts, tmp_path, size=4, stop_after_calls=2)
+    results, sizes = side_by_side(parts, tmp_path, size=4)
+    assert sizes == together[1]
+    assert_equal(results, together[0])
 
 
 @pytest.mark.slow

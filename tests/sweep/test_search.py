@@ -128,7 +128,7 @@ def test_a_sweep_that_was_interrupted_goes_on(swept, tmp_path, monkeypatch):
         patched.setattr(sweep_loop, "_continued", continuing)
         with pytest.raises(Interrupted, match=r"\(search\) stopped by SIGTERM; 2 of 4 members"):
             start(config, tmp_path).run_all(["finetune"])
-    assert continued == [(f"finetune/CAD/0 (search, point {point})", 5) for point in (0, 1)]
+    assert continued == [(f"finetune/CAD/0 (search, point {point})", 1) for point in (0, 1)]
     assert len(table(tmp_path)) == 2
     # As if it had been killed while it wrote the third.
     with (tmp_path / "sweep" / "finetune" / "CAD" / "results.jsonl").open("a") as file:
