@@ -1,10 +1,11 @@
 """The loop of a sweep: fills the slots with members, until every member has been trained.
 
-A call of the program takes the steps of all members up to the next evaluation, or as many of them
-as are done in a few seconds, so that progress is seen and a signal heard. After an evaluation the
-members that have stopped make room for the next. When at most half of the slots train, because none
-waits or because more were under way than may train now, the program is made smaller, so that
-nothing is computed for members that have stopped.
+The members under way are at the same place of a period, which ends with an evaluation. A call of
+the program takes their steps to its end, or as many as are done in a few seconds, so that progress
+is seen and a signal heard. At the end of a period the members that have stopped make room for the
+next. When at most half of the slots train, because none waits or because more were under way than
+may train now, the program is made smaller, so that nothing is computed for members that have
+stopped.
 """
 
 import dataclasses
@@ -152,22 +153,23 @@ def train_members(
     """
     size = min(_multiple(size, devices), _multiple(len(members), devices))
     slots, running, waiting = _begin(program, members, schedule, size, devices, underway)
-    # Members that begin together are evaluated together, so none begins between two evaluations.
-    if not any(one and one.step % _every(schedule) for one in running):
+    if _rest(running, schedule):
         slots = _fill(program, slots, running, waiting, members[0], schedule, size)
     pace = _Pace()
     while any(running):
         begun = [one.step if one else 0 for one in running]
         slots = _train(program, slots, running, members[0], schedule, pace)
-        slots, evaluated = _evaluate_due(program, slots, running, schedule, validation)
         trained = sum(one.step for one in running if one) - sum(begun)
-        ended = [one is not None and _ended(one, schedule) for one in running]
-        for position in np.flatnonzero(ended):
-            parameters = program.best(slots, int(position)) if with_parameters else None
-            finished(_result(running[position], parameters))
-            running[position] = None
+        rest = _rest(running, schedule)
+        if rest:
+            slots = _evaluate_due(program, slots, running, schedule, validation)
+        for position, one in enumerate(running):
+            if one and (one.diverged or (rest and _ended(one, schedule))):
+                parameters = program.best(slots, position) if with_parameters else None
+                finished(_result(one, parameters))
+                running[position] = None
         progress(sum(one.step for one in running if one), trained)
-        if evaluated or not any(running):
+        if rest:
             slots = _fill(program, slots, running, waiting, members[0], schedule, size)
             slots, running = _compacted(program, slots, running, devices)
         if any(running):
@@ -260,11 +262,15 @@ def _train(
     schedule: Schedule,
     pace: _Pace,
 ) -> Slots:
+    active = np.array([one is not None and one.step < schedule.steps for one in running])
+    if not active.any():
+        return slots
     start = time.monotonic()
-    most = _most_steps(schedule)
-    steps = pace.steps(min(most, *(_until_evaluation(one, schedule) for one in running if one)))
-    active = np.array([one is not None for one in running])
-    rows = np.zeros((most, len(running), len(example.order[0])), np.int32)
+    period = _period(schedule)
+    # The same for all but those in the last period, which may be shorter.
+    left = min(_left(running[position], schedule) for position in np.flatnonzero(active))
+    steps = pace.steps(left)
+    rows = np.zeros((period, len(running), len(example.order[0])), np.int32)
     for position in np.flatnonzero(active):
         one = running[position]
         for k in range(steps):
@@ -288,11 +294,16 @@ def _evaluate_due(
     running: list[_Running | None],
     schedule: Schedule,
     validation: Validation,
-) -> tuple[Slots, bool]:
-    """Slots, and whether any member was due."""
-    due = [one is not None and not one.diverged and _due(one, schedule) for one in running]
+) -> Slots:
+    """At the end of a period."""
+    due = [
+        one is not None
+        and not one.diverged
+        and (schedule.evaluate_every > 0 or one.step == schedule.steps)
+        for one in running
+    ]
     if not any(due):
-        return slots, False
+        return slots
     means, outputs = program.evaluate(slots)
     improved = np.zeros(len(running), bool)
     for position in np.flatnonzero(due):
@@ -308,7 +319,7 @@ def _evaluate_due(
             improved[position] = one.stopping.update(one.step, value)
             one.history.append((one.step, float(np.mean(one.losses)), one.metrics))
             one.losses = []
-    return program.keep(slots, improved) if improved.any() else slots, True
+    return program.keep(slots, improved) if improved.any() else slots
 
 
 def _compacted(
@@ -332,7 +343,8 @@ def _fresh(member: Member, schedule: Schedule) -> _Running:
 
 
 def _ended(one: _Running, schedule: Schedule) -> bool:
-    return one.diverged or one.stopping.stop or one.step >= schedule.steps
+    """After an evaluation."""
+    return one.stopping.stop or one.step == schedule.steps
 
 
 def _result(one: _Running, parameters: tuple[Any, Any] | None) -> Result:
@@ -349,23 +361,26 @@ def _result(one: _Running, parameters: tuple[Any, Any] | None) -> Result:
     )
 
 
-def _due(one: _Running, schedule: Schedule) -> bool:
-    return one.step % _every(schedule) == 0 or one.step == schedule.steps
-
-
-def _until_evaluation(one: _Running, schedule: Schedule) -> int:
-    every = _every(schedule)
-    return min(every - one.step % every, schedule.steps - one.step)
-
-
-def _every(schedule: Schedule) -> int:
-    """Steps between evaluations."""
-    return schedule.evaluate_every or schedule.steps
-
-
-def _most_steps(schedule: Schedule) -> int:
-    """Steps of a call at most. Without evaluations on the way, an epoch."""
+def _period(schedule: Schedule) -> int:
+    """Steps between evaluations. Without them, an epoch: then others may begin."""
     return min(schedule.evaluate_every or schedule.steps_per_epoch, schedule.steps)
+
+
+def _left(one: _Running, schedule: Schedule) -> int:
+    """Steps to the end of the period."""
+    period = _period(schedule)
+    return min(period - one.step % period, schedule.steps - one.step)
+
+
+def _rest(running: list[_Running | None], schedule: Schedule) -> bool:
+    """Whether every member is at the end of a period, or has taken all its steps and waits."""
+    return all(
+        one is None
+        or one.diverged
+        or one.step % _period(schedule) == 0
+        or one.step == schedule.steps
+        for one in running
+    )
 
 
 def _initial(running: list[_Running | None]) -> Int[np.ndarray, " M"]:

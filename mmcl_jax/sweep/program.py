@@ -138,7 +138,7 @@ class Program:
 
         Returns:
             Slots, and by step and slot [steps, M]: `loss`, `finite` (False where loss or gradient
-            was no number).
+            was no number). They mean nothing for slots that are not active.
         """
         indices = jax.device_put(rows, NamedSharding(self._mesh, _STEPS_MEMBERS))
         placed = self._place((keys, dict(hyper), active))

@@ -50,7 +50,7 @@ class Underway:
             return None
         members = found["members"]
         state, _ = self._checkpoints.restore_latest(_as_state(0, shapes(len(members))))
-        self._call = found["call"]
+        self._call = found["period"]
         present = State(
             state.extra["step"], state.params["present"], state.extra["present"],
             state.optimizer_state,
@@ -66,7 +66,7 @@ class Underway:
         self._call += 1
         if not stopping and time.monotonic() - self._saved < PAUSE:
             return
-        progress = {"call": self._call, "members": list(members)}
+        progress = {"period": self._call, "members": list(members)}
         self._checkpoints.save_latest(_as_state(self._call, slots), progress, wait=stopping)
         self._saved = time.monotonic()
 

@@ -194,14 +194,14 @@ def assert_close(results, others):
 @pytest.mark.parametrize("end", ["signal", "death"])
 def test_members_under_way_continue_bit_for_bit(parts, together, tmp_path, monkeypatch, end):
     whole = {result.member.name: result for result in together[0]}
-    # Both end with the second evaluation, after which two members finish. The death comes before
-    # the slots are saved, so it is an earlier state that continues, without the two.
+    # Both end with the second evaluation, at which two members finish. The death comes before the
+    # slots are saved, so the state of the call before continues, without the two.
     if end == "signal":
         evaluations = 2
         with pytest.raises(Interrupted):
             side_by_side(parts, tmp_path, size=4, stop_after=2)
     else:
-        # Of one or two steps after the first evaluation: calls are short from here on.
+        # Calls are of one step.
         monkeypatch.setattr(sweep_loop, "CALL", 1e-6)
         evaluations = 1
         monkeypatch.setattr(underway, "PAUSE", 0.0)
