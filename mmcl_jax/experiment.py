@@ -144,7 +144,7 @@ class Experiment:
         to_train = [s for s in chosen if s.group not in VERBS and not self.run.done(s.name)]
         for stage in to_train:
             stages.check(stage, self.stages[: self.stages.index(stage)])
-        origins.check_others(self, to_train)
+        origins.check(self, to_train)
         for stage in to_train:
             cohort = self.cohort
             try:

@@ -48,13 +48,10 @@ CACHE = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> int:
-    # JAX takes 75 % of a GPU's memory otherwise, and full-size MMCL may need more of an A40's.
-    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its former name
-        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.92")
     # Not above: the program may start again first (see below), and --help needs none of it.
     import jax
 
-    from mmcl_jax import distributed
+    from mmcl_jax import device_memory, distributed
     from mmcl_jax.command import errors_in_one_line
     from mmcl_jax.experiment import Experiment
     from mmcl_jax.interruption import end_on_sigterm
@@ -64,6 +61,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}; flags start with --")
     end_on_sigterm()
+    device_memory.take_most()
     # Orbax logs every file that it writes, and errors that are raised as well.
     logging.set_verbosity(logging.FATAL)
     if CACHE.value:

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from mmcl_jax.experiment import Experiment
 
 
-def check_others(experiment: "Experiment", to_train: Sequence[Stage]) -> None:
-    """Reads what comes from outside the run, before hours are spent on the stages before it.
+def check(experiment: "Experiment", to_train: Sequence[Stage]) -> None:
+    """Reads what comes from outside the run, before hours are spent on the stages before it, and
+    sees that the run's own stages on which others build are done or trained as well.
 
     Raises:
         FileNotFoundError, ValueError: an origin that is not there, not done, or of other settings.
     """
+    trained = [stage.name for stage in to_train]
     checked = set()
     for stage in to_train:
         for tower, origin in stage.config["init"].items():
@@ -25,6 +27,11 @@ def check_others(experiment: "Experiment", to_train: Sequence[Stage]) -> None:
             if outside and (stage.group, tower) not in checked:
                 checked.add((stage.group, tower))
                 _find(experiment, stage, tower)
+            elif not outside and origin not in trained and not experiment.run.done(origin):
+                raise ValueError(
+                    f"stage {stage.name} takes {tower} from stage {origin}, which is not done and "
+                    f"not among the stages to run; add {origin} to --stages"
+                )
 
 
 def take_over(experiment: "Experiment", stage: Stage, params: Any, extra: Any) -> tuple[Any, Any]:

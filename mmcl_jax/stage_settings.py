@@ -76,7 +76,7 @@ def check_records(run: RunDir, stages: Sequence[Stage], cohort: Cohort, force: b
         if not force:
             raise ValueError(
                 f"{found}. Use a new --workdir, delete {file.parent} to run it again, or keep "
-                "what is there with --force_config of mmcl_jax.main"
+                "what is there with --force_config of mmcl_jax.main or mmcl_jax.paper"
             )
         say(f"forced: {found}")
 

@@ -204,8 +204,11 @@ def test_a_stage_needs_the_one_before(finished, tmp_path):
     config, folder = finished
     config = json.loads(json.dumps(config))
     config["data"]["path"] = str(folder / "cohort")
-    with pytest.raises(ValueError, match="stage mdm of .* is not done; run it first"):
-        start(config, tmp_path / "alone").run_all(["mmcl"])
+    takes = "takes cmr_encoder from stage image, which is not done and not among the stages to run"
+    with pytest.raises(ValueError, match=f"stage mmcl {takes}; add image to --stages"):
+        start(config, tmp_path / "alone").run_all(["mdm", "mmcl"])
+    # Nothing was trained before it.
+    assert not (tmp_path / "alone" / "stages").exists()
 
 
 def test_a_streamed_stage_ends_in_the_same_parameters(finished, tmp_path, capsys):

@@ -67,8 +67,10 @@ def _run(parsed: argparse.Namespace) -> dict[str, str]:
     """Why benches failed, by name: one may need a package, or memory, that others do not."""
     import jax
 
+    from mmcl_jax import device_memory
     from mmcl_jax.bench.options import Options
 
+    device_memory.take_most()
     names = _names(parsed.names)
     on_cpu = jax.default_backend() == "cpu"
     modes = {"eager": ("eager",), "compiled": ("compiled",), "both": ("eager", "compiled")}

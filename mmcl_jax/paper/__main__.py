@@ -26,6 +26,7 @@ FOLDER = pathlib.Path("runs", "paper")
 def main(argv: list[str]) -> int:
     import jax
 
+    from mmcl_jax import device_memory
     from mmcl_jax.command import errors_in_one_line
     from mmcl_jax.interruption import end_on_sigterm
     from mmcl_jax.paper.plan import Plan
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}; flags start with --")
     end_on_sigterm()
+    device_memory.take_most()
     # Orbax logs every file that it writes.
     logging.set_verbosity(logging.ERROR)
     values = flags.FLAGS
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> int:
             print(plan.describe())
             return 0
         try:
-            failed = run_all(plan, values.runs)
+            failed = run_all(plan, values.runs, force=values.force_config)
         except (Interrupted, KeyboardInterrupt) as stopped:
             print(
                 f"{stopped or 'interrupted'}. The same command goes on from here", file=sys.stderr
@@ -66,6 +68,9 @@ def _define_flags() -> None:
     )
     flags.DEFINE_string("workdir", None, f"Folder of the runs; default {FOLDER}.")
     flags.DEFINE_list("runs", [], "Runs to do, such as mae,mmcl; all of them by default.")
+    flags.DEFINE_bool(
+        "force_config", False, "Go on with stages that were begun with other settings."
+    )
     flags.DEFINE_bool("plan", False, "Prints what would be run, and what is taken from where.")
     flags.DEFINE_string(
         "compile_cache",

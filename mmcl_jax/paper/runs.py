@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def run_all(plan, selected=()) -> dict[str, str]:
+def run_all(plan, selected=(), *, force: bool = False) -> dict[str, str]:
     """Runs what is not done yet, in order, and writes the report that compares the runs.
 
     Args:
         plan: a `Plan`.
         selected: names of runs; empty for all.
+        force: go on with stages that were begun with other settings.
 
     Returns:
         Why a run failed, or the report of all of them, by name.
@@ -33,7 +34,7 @@ def run_all(plan, selected=()) -> dict[str, str]:
     failed: dict[str, str] = {}
     for run in plan.steps(selected):
         try:
-            _run(run.path, run.config, run.title)
+            _run(run.path, run.config, run.title, force)
         except (
             ValueError, OSError, OutOfDeviceMemory, jax.errors.JaxRuntimeError, NonFiniteLoss
         ) as error:  # fmt: skip
@@ -54,7 +55,7 @@ def run_all(plan, selected=()) -> dict[str, str]:
     return failed | plan.blocked
 
 
-def _run(path: pathlib.Path, config: Mapping[str, Any], title: str) -> None:
+def _run(path: pathlib.Path, config: Mapping[str, Any], title: str, force: bool) -> None:
     """Runs what is left of an experiment in its directory."""
     import jax
 
@@ -65,7 +66,7 @@ def _run(path: pathlib.Path, config: Mapping[str, Any], title: str) -> None:
     started = time.time()
     try:
         with directory.lock():
-            experiment = Experiment(config, directory)
+            experiment = Experiment(config, directory, force=force)
             if all(experiment.is_done(stage) for stage in experiment.stages):
                 print(f"=== {title}: done", flush=True)
                 return

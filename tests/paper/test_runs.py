@@ -246,10 +246,16 @@ def test_everything_runs_once(config, configs, tmp_path, capsys):
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert capsys.readouterr().out.count(": done") == 2
     assert "tabular_50pct (finetune): 2 of 2 stages done" in plan.describe()
+    config["runs"]["tabular"] = run_of(
+        "tiny_methods.py:tabular", stages={"finetune": {"seeds": [0], "fraction": 0.7}}
+    )
+    changed = Plan(config, configs, tmp_path)
+    assert "fraction: 1.0 then, 0.7 now" in runs.run_all(changed, ["tabular"])["tabular"]
+    assert runs.run_all(changed, ["tabular"], force=True) == {}
 
 
 def test_failures_of_a_device_and_of_the_report_are_told(config, configs, tmp_path, monkeypatch):
-    def fail(path, config, title):
+    def fail(path, config, title, force):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     config["choices"], config["order"] = {}, ["tabular"]
