@@ -29,7 +29,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with an argument after a colon: configs/mmcl.py:demo."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; default runs/<name of the config>.")
-STAGES = flags.DEFINE_list("stages", [], "Stages to run, such as mdm,image; all of them by default.")
+STAGES = flags.DEFINE_list("stages", [], "Stages to run, such as mdm,image; all by default.")
 FORCE = flags.DEFINE_bool(
     "force_config", False, "Go on with stages that were begun with other settings."
 )
