@@ -1,7 +1,6 @@
-"""How much of the devices' memory is taken, and what to change where that is too little."""
+"""Says what to change where the devices have too little memory for a stage."""
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,17 +13,6 @@ from mmcl_jax.sweep.search import MEMBERS
 
 class OutOfDeviceMemory(MemoryError):
     """A device could not give what a stage asked for."""
-
-
-def take_most() -> None:
-    """Lets JAX take 92 % of a GPU's memory, before it is first used; its own default is 75 %.
-
-    The full-size MMCL step needs more than that of an A40 (docs/performance.md). What the
-    environment says stands.
-    """
-    former = "XLA_PYTHON_CLIENT_MEM_FRACTION"
-    if former not in os.environ:
-        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.92")
 
 
 @contextlib.contextmanager

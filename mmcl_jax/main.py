@@ -23,7 +23,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mmcl_jax.flag_errors import config_line, in_one_line, parse
-from mmcl_jax.host_memory import use_huge_pages
+from mmcl_jax.host_memory import take_most_of_gpus, use_huge_pages
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with an argument after a colon: configs/mmcl.py:demo."
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     # Not above: the program may start again first (see below), and --help needs none of it.
     import jax
 
-    from mmcl_jax import device_memory, distributed
+    from mmcl_jax import distributed
     from mmcl_jax.command import errors_in_one_line
     from mmcl_jax.experiment import Experiment
     from mmcl_jax.interruption import end_on_sigterm
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}; flags start with --")
     end_on_sigterm()
-    device_memory.take_most()
+    take_most_of_gpus()
     # Orbax logs every file that it writes, and errors that are raised as well.
     logging.set_verbosity(logging.FATAL)
     if CACHE.value:

@@ -1,7 +1,5 @@
 """Too little memory on the device ends a stage with what to do about it."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -28,20 +26,6 @@ def message(config, name):
         fill_the_device()
     assert isinstance(error.value.__cause__, jax.errors.JaxRuntimeError)
     return str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("said", "left"),
-    [
-        ({}, {"XLA_CLIENT_MEM_FRACTION": "0.92"}),
-        ({"XLA_CLIENT_MEM_FRACTION": "0.5"}, {"XLA_CLIENT_MEM_FRACTION": "0.5"}),
-        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}),
-    ],
-)
-def test_most_of_the_memory_is_taken_where_nothing_else_is_said(monkeypatch, said, left):
-    monkeypatch.setattr(os, "environ", dict(said))
-    device_memory.take_most()
-    assert os.environ == left
 
 
 def test_it_says_where_and_how_much(config):

@@ -3,6 +3,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from mmcl_jax import host_memory
+
 PROGRAM = """
 import json, os, sys
 from mmcl_jax.host_memory import use_huge_pages
@@ -34,3 +38,17 @@ def test_other_tunables_stay(tmp_path):
 def test_a_setting_of_the_user_is_respected(tmp_path):
     found = started(tmp_path, GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
     assert found[0] == "glibc.malloc.hugetlb=0"
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ({}, {"XLA_CLIENT_MEM_FRACTION": "0.92"}),
+        ({"XLA_CLIENT_MEM_FRACTION": "0.5"}, {"XLA_CLIENT_MEM_FRACTION": "0.5"}),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}),
+    ],
+)
+def test_most_of_the_memory_is_taken_where_nothing_else_is_said(monkeypatch, said, left):
+    monkeypatch.setattr(os, "environ", dict(said))
+    host_memory.take_most_of_gpus()
+    assert os.environ == left

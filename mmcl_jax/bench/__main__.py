@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from mmcl_jax.host_memory import use_huge_pages
+from mmcl_jax.host_memory import take_most_of_gpus, use_huge_pages
 
 # Name -> module with `run(name, options) -> rows` and `table(rows) -> text`; 'all' runs them in
 # this order.
@@ -67,10 +67,9 @@ def _run(parsed: argparse.Namespace) -> dict[str, str]:
     """Why benches failed, by name: one may need a package, or memory, that others do not."""
     import jax
 
-    from mmcl_jax import device_memory
     from mmcl_jax.bench.options import Options
 
-    device_memory.take_most()
+    take_most_of_gpus()
     names = _names(parsed.names)
     on_cpu = jax.default_backend() == "cpu"
     modes = {"eager": ("eager",), "compiled": ("compiled",), "both": ("eager", "compiled")}

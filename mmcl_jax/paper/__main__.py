@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mmcl_jax.flag_errors import config_line, parse
-from mmcl_jax.host_memory import use_huge_pages
+from mmcl_jax.host_memory import take_most_of_gpus, use_huge_pages
 
 FOLDER = pathlib.Path("runs", "paper")
 
@@ -26,7 +26,6 @@ FOLDER = pathlib.Path("runs", "paper")
 def main(argv: list[str]) -> int:
     import jax
 
-    from mmcl_jax import device_memory
     from mmcl_jax.command import errors_in_one_line
     from mmcl_jax.interruption import end_on_sigterm
     from mmcl_jax.paper.plan import Plan
@@ -36,7 +35,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}; flags start with --")
     end_on_sigterm()
-    device_memory.take_most()
+    take_most_of_gpus()
     # Orbax logs every file that it writes.
     logging.set_verbosity(logging.ERROR)
     values = flags.FLAGS
