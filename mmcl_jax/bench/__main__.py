@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     # PyTorch and the fresh processes of `compile` use the same device and need memory of their own.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    take_most_of_gpus()
     try:
         failed = _run(parsed)
     except _ERRORS as error:
@@ -69,7 +70,6 @@ def _run(parsed: argparse.Namespace) -> dict[str, str]:
 
     from mmcl_jax.bench.options import Options
 
-    take_most_of_gpus()
     names = _names(parsed.names)
     on_cpu = jax.default_backend() == "cpu"
     modes = {"eager": ("eager",), "compiled": ("compiled",), "both": ("eager", "compiled")}

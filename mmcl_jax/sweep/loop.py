@@ -17,12 +17,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from mmcl_jax.data.order import EpochOrder
-from mmcl_jax.objectives.base import Objective
 from mmcl_jax.sweep.program import Program, Slots
 from mmcl_jax.sweep.underway import Underway
+from mmcl_jax.sweep.validation import Validation
 from mmcl_jax.train import EarlyStopping, Interrupted, Schedule, selected
 
 CALL = 5.0  # seconds of steps between two looks at signals
@@ -70,31 +70,6 @@ class Result:
     metrics: Mapping[str, float]
     history: Sequence[tuple[int, float, Mapping[str, float]]]
     parameters: tuple[Any, Any] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Validation:
-    """The validation split on the host.
-
-    Attributes:
-        objective: summarises predictions.
-        labels: `labels`, `label_valid` [n, K] and `index` [n], in the order of the split.
-        counts: records in each part that is evaluated at a time.
-    """
-
-    objective: Objective
-    labels: Mapping[str, np.ndarray]
-    counts: Int[np.ndarray, " C"]
-
-    def metrics(
-        self, means: Mapping[str, Float[np.ndarray, " C"]], outputs: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        """What `train.evaluate` gives for the same batches."""
-        total = self.counts.sum()
-        rows = {name: values[:total] for name, values in outputs.items()}
-        weighted = {name: float(self.counts @ v / total) for name, v in means.items()}
-        summary = {**weighted, **self.objective.summarise(rows, self.labels)}
-        return {f"val/{name}": value for name, value in summary.items()}
 
 
 @dataclasses.dataclass

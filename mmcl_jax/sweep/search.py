@@ -34,11 +34,12 @@ from mmcl_jax.state import State
 from mmcl_jax.sweep import grid as sweep_grid
 from mmcl_jax.sweep.data import SweepData
 from mmcl_jax.sweep.grid import Point
-from mmcl_jax.sweep.loop import Member, Result, Validation, train_members
+from mmcl_jax.sweep.loop import Member, Result, train_members
 from mmcl_jax.sweep.program import Program
 from mmcl_jax.sweep.progress import Meter
 from mmcl_jax.sweep.results import COLUMNS, Results, Task
 from mmcl_jax.sweep.underway import Underway
+from mmcl_jax.sweep.validation import Validation
 from mmcl_jax.train import Interrupted, NonFiniteLoss, Schedule, SignalWatch
 
 if TYPE_CHECKING:

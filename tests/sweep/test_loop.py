@@ -18,6 +18,7 @@ from mmcl_jax.sweep import loop as sweep_loop
 from mmcl_jax.sweep import underway
 from mmcl_jax.sweep.data import SweepData
 from mmcl_jax.sweep.program import Program
+from mmcl_jax.sweep.validation import Validation
 from mmcl_jax.train import Interrupted
 
 # Settings that a member alone would not even compile where they are 0, and rates that are too low
@@ -123,9 +124,7 @@ def side_by_side(
             program,
             [entry for entry in entries if entry.name not in results],
             schedule,
-            sweep_loop.Validation(
-                recipe.objective, data.validation_labels(), (rows >= 0).sum(axis=1)
-            ),
+            Validation(recipe.objective, data.validation_labels(), (rows >= 0).sum(axis=1)),
             size=size,
             devices=devices,
             finished=lambda result: results.update({result.member.name: result}),

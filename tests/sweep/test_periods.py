@@ -26,7 +26,7 @@ class Order:
 
 
 class MadeUpProgram:
-    """Slots are {member, step, best: [M]}. The loss of `diverging[member]` is infinite there."""
+    """Slots are {member, step, best: [M]}. A member in `diverging` does so at that step."""
 
     def __init__(self, diverging):
         self.diverging = diverging
